@@ -1,0 +1,1 @@
+"""gems_ops: ATen operators on gems_runtime."""

@@ -1,0 +1,84 @@
+"""The one place that knows which device kernels run on: torch.cuda, the interpreter, or a target with no device."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+import triton
+
+
+@dataclass(frozen=True)
+class DeviceIdentity:
+    """What a tuned result depends on. Index and serial number are left out: equal cards share results."""
+
+    vendor: str
+    name: str
+    arch: str
+    sm_count: int
+    l2_bytes: int
+    memory_bytes: int
+
+    def fields(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def interpreted() -> bool:
+    """True if Triton interprets kernels on the CPU (TRITON_INTERPRET=1)."""
+    return triton.knobs.runtime.interpret
+
+
+def has_gpu() -> bool:
+    """True if torch can run CUDA or ROCm kernels. Starts no context in this process."""
+    return torch.cuda.is_available()
+
+
+def torch_device() -> torch.device:
+    """The device whose tensors kernels take now: the CPU when interpreted, else what Triton's driver says."""
+    if interpreted():
+        return torch.device("cpu")
+    return torch.device(triton.runtime.driver.active.get_active_torch_device())
+
+
+def dispatch_key() -> str:
+    """The ATen backend key that operators for `torch_device()` are registered at."""
+    return {"cpu": "CPU", "cuda": "CUDA", "meta": "Meta"}[torch_device().type]
+
+
+def can_launch() -> bool:
+    """False if the active driver only compiles (a target with no device)."""
+    return interpreted() or not getattr(triton.runtime.driver.active, "compile_only", False)
+
+
+def can_benchmark() -> bool:
+    """True if timing a kernel here means something."""
+    return not interpreted() and can_launch()
+
+
+def current_index() -> int:
+    """Ordinal of the current device."""
+    return 0 if interpreted() else triton.runtime.driver.active.get_current_device()
+
+
+def is_capturing() -> bool:
+    """True while the current stream records a CUDA graph."""
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+
+
+def synchronize() -> None:
+    """Wait for the device; nothing to do where kernels run on the CPU."""
+    if torch_device().type == "cuda":
+        torch.cuda.synchronize()
+
+
+def identity() -> DeviceIdentity:
+    """Identity of the current device, or of the compile target when there is no device."""
+    if interpreted():
+        return DeviceIdentity("interpreter", "triton-interpreter", "cpu", 1, 0, 0)
+    target = triton.runtime.driver.active.get_current_target()
+    arch = f"{target.backend}:{target.arch}"
+    vendor = {"cuda": "nvidia", "hip": "amd"}.get(target.backend, target.backend)
+    if torch_device().type != "cuda":
+        return DeviceIdentity(vendor, "no-device", arch, 0, 0, 0)
+    p = torch.cuda.get_device_properties(current_index())
+    return DeviceIdentity(vendor, p.name, arch, p.multi_processor_count, p.L2_cache_size, p.total_memory)

@@ -1,0 +1,25 @@
+"""The exceptions of gems_runtime. Messages name the thing, what was found and what to do."""
+
+
+class GemsError(Exception):
+    """Base of every error this project raises on purpose."""
+
+
+class UsageError(GemsError):
+    """The caller asked for something that does not exist or is malformed; the command line exits with 2."""
+
+
+class StoreError(GemsError):
+    """The tuning store cannot be used as asked. Raised by explicit store calls, never by a kernel launch."""
+
+
+class StoreMiss(GemsError):
+    """Strict mode found no valid decision for a kernel call."""
+
+
+class NoValidConfig(GemsError):
+    """Every candidate configuration of a kernel failed; the message lists the status of each."""
+
+
+class UnsupportedOperator(GemsError):
+    """An overload that must not be overridden, for example one that ATen decomposes before the backend."""

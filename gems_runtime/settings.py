@@ -1,0 +1,92 @@
+"""Every choice a user can make, in one frozen record. The only module that reads the environment (`GEMS_*`)."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TypeVar
+
+from gems_runtime.errors import UsageError
+
+T = TypeVar("T")
+
+
+class Mode(enum.Enum):
+    """What a kernel call does when the store has no decision for it."""
+
+    AUTO = "auto"  # benchmark the candidates and store the winner
+    FROZEN = "frozen"  # use the default config; never benchmark, never write
+    STRICT = "strict"  # raise StoreMiss
+    REFRESH = "refresh"  # benchmark even when a decision exists
+    RECORD = "record"  # as frozen, and append the call to the untuned log
+    OFF = "off"  # use the default config; read and write nothing
+
+
+def flag(text: str) -> bool:
+    """Read a switch: 1/true/yes/on or 0/false/no/off."""
+    known = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    if text.strip().lower() not in known:
+        raise ValueError("expected 0 or 1")
+    return known[text.strip().lower()]
+
+
+def env(name: str, default: T, parse: Callable[[str], T], doc: str) -> T:
+    """A settings field read from the environment variable `name` when the process first asks for settings."""
+
+    def read() -> T:
+        text = os.environ.get(name)
+        if text is None or text == "":
+            return default
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise UsageError(f"{name}={text!r} is not understood ({error}); {doc}") from None
+
+    return field(default_factory=read, metadata={"env": name, "doc": doc, "default": default})
+
+
+def _user_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gems"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The user's choices. Build one to read the environment afresh; `current()` is the one in force."""
+
+    cache_dir: Path = env("GEMS_CACHE_DIR", _user_cache(), Path, "directory of the tuning store.")
+    store: bool = env("GEMS_STORE", True, flag, "0 keeps tuning results in memory only.")
+    tune: Mode = env("GEMS_TUNE", Mode.AUTO, Mode, "one of " + ", ".join(m.value for m in Mode) + ".")
+    salt: str = env("GEMS_STORE_SALT", "", str, "any text; results stored under another salt are not seen.")
+    tune_wait_s: float = env("GEMS_TUNE_WAIT_S", 600.0, float, "seconds to wait for another process's tuning.")
+    fast_launch: bool = env("GEMS_FAST_LAUNCH", True, flag, "0 sends every launch through stock Triton.")
+    check_numerics: bool = env("GEMS_TUNE_CHECK", True, flag, "0 lets a configuration win unchecked.")
+
+
+_current: Settings | None = None
+
+
+def current() -> Settings:
+    """The settings in force, read from the environment on first use."""
+    global _current
+    if _current is None:
+        _current = Settings()
+    return _current
+
+
+@contextlib.contextmanager
+def override(**changes: object) -> Iterator[Settings]:
+    """Change settings for a `with` block, process-wide: `with override(tune=Mode.FROZEN): ...`."""
+    global _current
+    unknown = changes.keys() - {f.name for f in fields(Settings)}
+    if unknown:
+        raise UsageError(f"unknown setting {sorted(unknown)[0]!r}; known: {', '.join(f.name for f in fields(Settings))}")
+    before = current()
+    _current = replace(before, **changes)
+    try:
+        yield _current
+    finally:
+        _current = before

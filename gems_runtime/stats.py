@@ -1,0 +1,40 @@
+"""Counters of what the runtime did. Counted off the hot path: a memory hit is counted by the entry that had it."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+
+_lock = threading.Lock()
+_counts: Counter[str] = Counter()
+
+# name -> what one count means; the documentation table is made from this.
+COUNTERS = {
+    "store_hit": "a decision was read from the store",
+    "store_miss": "the store had no valid decision",
+    "tune": "the candidates of one kernel call were compared and a winner chosen",
+    "benchmark": "one configuration was timed",
+    "compile": "a kernel was compiled (not found in Triton's own cache)",
+    "load": "a compiled kernel was found in Triton's own cache",
+    "miss": "a LibEntry call found no entry and went through stock Triton",
+    "stock": "a LibEntry call was sent to stock Triton on purpose (hook, odd argument, unknown version)",
+    "rejected": "a store entry was unreadable, foreign or unsafe and was treated as a miss",
+}
+
+
+def count(name: str, n: int = 1) -> None:
+    """Add n to a counter named in COUNTERS."""
+    with _lock:
+        _counts[name] += n
+
+
+def snapshot() -> dict[str, int]:
+    """Every counter and its value since the process began or the last `reset()`."""
+    with _lock:
+        return {name: _counts[name] for name in COUNTERS}
+
+
+def reset() -> None:
+    """Set every counter to zero."""
+    with _lock:
+        _counts.clear()
