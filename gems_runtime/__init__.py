@@ -4,3 +4,21 @@ Modules, top to bottom; each imports only from those above it:
 errors, settings, compat, device, stats, signature, launch, fingerprint, records, store, flight, bench, tuner,
 entry, warm, cli. Importing the package opens no file and touches no device.
 """
+
+from __future__ import annotations
+
+import importlib
+
+# Public name -> the module that defines it, imported when first asked for.
+_PUBLIC = {
+    "LibEntry": "entry",
+    "libentry": "entry",
+}
+
+__all__ = list(_PUBLIC)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'gems_runtime' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"gems_runtime.{_PUBLIC[name]}"), name)
