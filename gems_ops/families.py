@@ -1,0 +1,3 @@
+"""Imports every family of operators, so that their declarations fill the registry. One line a family."""
+
+import gems_ops.pointwise  # noqa: F401
