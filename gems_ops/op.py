@@ -52,7 +52,8 @@ class Op:
     aliasing: bool = False  # out= may be exactly one of the inputs (same pointer, shape and strides)
     writes_out: bool = True  # takes out=: derives the out= form
     wide: bool = False  # indexes operands of 2**31 elements and more
-    deterministic: bool = True  # the same bits on every run
+    resizes_out: bool = False  # the declared form is an out= one, whose tensor arrives empty and is resized
+    keyed: frozenset[str] = frozenset()  # floating point arguments whose values decide the plan
     reference: Callable[..., object] | None = None  # truth for custom operators; ATen's own for the rest
     error_factor: float = 1.0  # multiplies the common tolerance ...
     error_reason: str = ""  # ... because of this

@@ -68,3 +68,54 @@ def binary(low: float = -3.0, high: float = 3.0, numbers: bool = True, positive_
                 yield Sample((values((3, 5), dtype, low, high), 1.7))
 
     return make
+
+
+def powers(exponents: tuple[float, ...]) -> Samples:
+    """A positive tensor to each exponent, and an exponent that is none of them."""
+
+    def make(dtype: torch.dtype) -> Iterator[Sample]:
+        for exponent in exponents:
+            for shape in ((), (3, 5), (130,)):
+                yield Sample((values(shape, dtype, 0.3, 3.0), exponent))
+
+    return make
+
+
+def gradients(low: float = -3.0, high: float = 3.0, count: int = 2, **kwargs: object) -> Samples:
+    """`count` tensors of one shape in equal and different layouts, as a backward operator gets them."""
+
+    def make(dtype: torch.dtype) -> Iterator[Sample]:
+        for shape in SHAPES:
+            yield Sample(tuple(values(shape, dtype, low, high, seed=i) for i in range(count)), dict(kwargs))
+        for i, x in enumerate(layouts((6, 10), dtype, low, high)):
+            rest = [list(layouts((6, 10), dtype, low, high, seed=k))[(i + k) % 4] for k in range(1, count)]
+            yield Sample((x, *rest), dict(kwargs))
+
+    return make
+
+
+def masked(number: bool) -> Samples:
+    """A tensor, a mask that broadcasts with it, and a value: a number or a 0-dim tensor."""
+
+    def make(dtype: torch.dtype) -> Iterator[Sample]:
+        value = True if dtype == torch.bool else 2
+        for a, b in PAIRS:
+            yield Sample((values(a, dtype), values(b, torch.bool, seed=1), value if number else torch.tensor(value, dtype=dtype)))
+        for x in layouts((4, 6), dtype):
+            yield Sample((x, values((4, 6), torch.bool, seed=1), value if number else torch.tensor(value, dtype=dtype)))
+
+    return make
+
+
+def selected() -> Samples:
+    """A condition and two tensors that broadcast with it and promote."""
+
+    def make(dtype: torch.dtype) -> Iterator[Sample]:
+        for a, b in PAIRS:
+            yield Sample((values(b, torch.bool), values(a, dtype), values(b, dtype, seed=1)))
+        for x in layouts((4, 6), dtype):
+            yield Sample((values((4, 6), torch.bool), x, values((6,), dtype, seed=1)))
+        if dtype.is_floating_point:
+            yield Sample((values((3, 5), torch.bool), values((3, 5), dtype), values((3, 5), torch.int32)))
+
+    return make

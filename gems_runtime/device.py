@@ -82,3 +82,13 @@ def identity() -> DeviceIdentity:
         return DeviceIdentity(vendor, "no-device", arch, 0, 0, 0)
     p = torch.cuda.get_device_properties(current_index())
     return DeviceIdentity(vendor, p.name, arch, p.multi_processor_count, p.L2_cache_size, p.total_memory)
+
+
+def count() -> int:
+    """How many devices the process sees."""
+    return torch.cuda.device_count() if has_gpu() else 1
+
+
+def using(index: int) -> torch.cuda.device:
+    """A `with` scope in which device `index` is current."""
+    return torch.cuda.device(index)

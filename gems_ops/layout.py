@@ -1,0 +1,42 @@
+"""What strides say: extent, overlap, and whether two tensors touch the same memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+INT32_EXTENT = 2**31 - 1
+
+
+def extent(shape: Sequence[int], strides: Sequence[int]) -> int:
+    """Elements from the first to the last addressed one, both included; 0 for an empty tensor."""
+    last = 0
+    for n, stride in zip(shape, strides, strict=True):
+        if n == 0:
+            return 0
+        last += (n - 1) * stride
+    return last + 1
+
+
+def has_overlap(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """True if two indices may address one element, as in an expanded tensor."""
+    reach = 0
+    for stride, n in sorted((stride, n) for n, stride in zip(shape, strides, strict=True) if n > 1):
+        if stride <= reach:
+            return True
+        reach += (n - 1) * stride
+    return False
+
+
+def same_elements(a: Tensor, b: Tensor) -> bool:
+    """True if both address the same elements in the same order."""
+    return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride() and a.dtype == b.dtype
+
+
+def touches(a: Tensor, b: Tensor) -> bool:
+    """True if the address ranges of two tensors meet (their elements may still interleave)."""
+    a0, b0 = a.data_ptr(), b.data_ptr()
+    a1 = a0 + extent(a.shape, a.stride()) * a.element_size()
+    b1 = b0 + extent(b.shape, b.stride()) * b.element_size()
+    return a0 < b1 and b0 < a1

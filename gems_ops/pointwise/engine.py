@@ -1,0 +1,158 @@
+"""Plans pointwise calls: result layout, collapsed dimensions, kernel variant, and a closure that only allocates and launches."""
+
+from __future__ import annotations
+
+import inspect
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import triton
+from torch import Tensor
+
+from gems_ops.layout import INT32_EXTENT, extent
+from gems_ops.op import Declined
+from gems_ops.pointwise.codegen import Operand, Variant, kernel
+from gems_ops.promote import common_dtype, meta_result, opmath
+from gems_runtime import device
+
+BLOCK = 1024  # 128 threads x 8 elements: one 16-byte access each for 2-byte types, two for 4-byte types
+INTERPRETER_BLOCK = 1 << 16  # the interpreter pays per program, not per element
+
+
+@dataclass(frozen=True)
+class Pointwise:
+    """A scalar function and how ATen promotes the operator it computes."""
+
+    scalar: triton.JITFunction
+    overload: torch._ops.OpOverload
+    raw: frozenset[str]  # tensor arguments that keep their dtype: masks, conditions
+    fixed: frozenset[str]  # numbers that are compiled in
+    compares: bool  # computes in the operands' common dtype though the result is bool
+    when: Callable[..., str | None] | None  # a reason to decline, from the arguments
+
+    def plan(self, *args: object, out: Tensor | None = None) -> Callable[..., Tensor]:
+        """A closure that serves every call with arguments like these (see Route). Raises Declined."""
+        reason = self.when(*args) if self.when else None
+        if reason:
+            raise Declined(reason)
+        want = meta_result(self.overload, args)
+        if out is not None and (out.dtype != want.dtype or out.shape != want.shape):
+            raise Declined(f"out= is {out.dtype} {tuple(out.shape)}, the result is {want.dtype} {tuple(want.shape)}")
+        return _Plan(self, args, want if out is None else out, out is None).build()
+
+    def compute_dtype(self, args: tuple, result: torch.dtype) -> torch.dtype:
+        if not self.compares:
+            return opmath(result)
+        operands = [v for n, v in zip(self.names, args, strict=True) if n not in self.raw and isinstance(v, (Tensor, bool, int, float))]
+        return opmath(common_dtype(operands))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(inspect.signature(self.scalar.fn).parameters)
+
+
+class _Plan:
+    """The thinking of one plan; thrown away when its closure is built."""
+
+    def __init__(self, op: Pointwise, args: tuple, result: Tensor, allocate: bool) -> None:
+        self.op, self.args, self.result, self.allocate = op, args, result, allocate
+        self.compute = op.compute_dtype(args, result.dtype)
+        self.kinds = [Operand.FIXED if n in op.fixed else _operand_kind(v) for n, v in zip(op.names, args, strict=True)]
+        tiles = [v for v, k in zip(args, self.kinds, strict=True) if k is Operand.TILE]
+        strides = [_expanded_strides(t, result.shape) for t in tiles] + [tuple(result.stride())]
+        self.sizes, self.strides = collapse(result.shape, strides)
+        self.wide = any(extent(self.sizes, s) > INT32_EXTENT for s in self.strides) or result.numel() > INT32_EXTENT
+
+    def variant(self) -> Variant:
+        flat = len(self.sizes) == 0 or (len(self.sizes) == 1 and all(s == (1,) for s in self.strides))
+        casts = tuple(n not in self.op.raw for n in self.op.names)
+        return Variant(self.op.names, tuple(self.kinds), casts, self.compute, 0 if flat else len(self.sizes), self.wide)
+
+    def build(self) -> Callable[..., Tensor]:
+        """Compile the closure: allocate, launch, return."""
+        v = self.variant()
+        n = self.result.numel()
+        block = min(triton.next_power_of_2(n), INTERPRETER_BLOCK) if device.interpreted() else BLOCK
+        layout = [] if not v.rank else [*self.sizes[1:], *(s for strides in self.strides for s in strides)]
+        fixed = [value for value, k in zip(self.args, self.kinds, strict=True) if k is Operand.FIXED]
+        scope = {
+            "launch": kernel(self.op.scalar, v)[(triton.cdiv(n, block),)],
+            "empty_strided": torch.empty_strided, "shape": tuple(self.result.shape), "strides": self.result.stride(),
+            "dtype": self.result.dtype, "here": device.torch_device() if self.allocate else None,
+            "number": number_converter(self.compute),
+            **{f"fixed_{i}": value for i, value in enumerate(fixed)},
+        }  # fmt: skip
+        constants = ", ".join([str(n), *map(str, layout), *(f"fixed_{i}" for i in range(len(fixed))), str(block)])
+        exec(compile(self.closure_text(constants), f"<plan of {self.op.overload}>", "exec"), scope)  # noqa: S102
+        return scope["run"]
+
+    def closure_text(self, constants: str) -> str:
+        names = self.op.names
+        passed = []
+        for name, kind, value in zip(names, self.kinds, self.args, strict=True):
+            if kind in (Operand.TILE, Operand.POINT):
+                passed.append(name)
+            elif kind is Operand.NUMBER:
+                passed.append(f"number({name}.item())" if isinstance(value, Tensor) else f"number({name})")
+        if self.allocate:
+            devices = [n for n, k in zip(names, self.kinds, strict=True) if k in (Operand.TILE, Operand.POINT)]
+            where = f"{devices[0]}.device" if devices else "here"
+            head, result = f"def run({', '.join(names)}):\n", f"empty_strided(shape, strides, dtype=dtype, device={where})"
+        elif self.result is self.args[0]:
+            head, result = f"def run({', '.join(names)}):\n", names[0]
+        else:
+            head, result = f"def run({', '.join(names)}, out):\n", "out"
+        return f"{head}    result = {result}\n    launch({', '.join([*passed, 'result', constants])})\n    return result\n"
+
+
+def _operand_kind(value: object) -> Operand:
+    if isinstance(value, Tensor):
+        if value.dim() == 0 and value.device.type == "cpu" and device.torch_device().type != "cpu":
+            return Operand.NUMBER
+        return Operand.POINT if value.numel() == 1 else Operand.TILE
+    if isinstance(value, str):
+        return Operand.FIXED
+    return Operand.NUMBER
+
+
+def _expanded_strides(t: Tensor, shape: Sequence[int]) -> tuple[int, ...]:
+    """Strides of t broadcast to shape: 0 where it is repeated."""
+    lead = len(shape) - t.dim()
+    own = tuple(0 if n == 1 else s for n, s in zip(t.shape, t.stride(), strict=True))
+    return (0,) * lead + own
+
+
+def collapse(shape: Sequence[int], strides: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
+    """Fewest dimensions that say the same, in the order of the last operand's memory (the result's)."""
+    dims = [d for d in range(len(shape)) if shape[d] != 1]
+    dims.sort(key=lambda d: -strides[-1][d])
+    sizes: list[int] = []
+    merged: list[list[int]] = [[] for _ in strides]
+    for d in dims:
+        if sizes and all(m[-1] == s[d] * shape[d] for m, s in zip(merged, strides, strict=True)):
+            sizes[-1] *= shape[d]
+            for m, s in zip(merged, strides, strict=True):
+                m[-1] = s[d]
+        else:
+            sizes.append(shape[d])
+            for m, s in zip(merged, strides, strict=True):
+                m.append(s[d])
+    return tuple(sizes), [tuple(m) for m in merged]
+
+
+def number_converter(compute: torch.dtype) -> Callable[[bool | int | float], int | float]:
+    """A Python number as the kernel's parameter takes it (see codegen.number_annotation)."""
+    if compute == torch.float32:
+        return float
+    if compute == torch.float64:
+        return lambda value: struct.unpack("<q", struct.pack("<d", value))[0]
+
+    def integer(value: bool | int | float) -> int:
+        whole = int(value)
+        if not -(2**63) <= whole < 2**63:
+            raise Declined(f"{whole} does not fit in 64 bits")
+        return whole
+
+    return integer

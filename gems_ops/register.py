@@ -1,0 +1,240 @@
+"""Registers declared operators with ATen's dispatcher: one router per overload, in front of the captured native kernel.
+
+A router builds a key from what it may look at (types, dtypes, shapes, strides, integers), asks its table what to do
+with such a call, and does it. Everything that needs thought happens once per key, in `Route.decide`.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from gems_ops import native, signature
+from gems_ops.layout import INT32_EXTENT, extent, has_overlap, same_elements, touches
+from gems_ops.op import Declined, Op
+from gems_ops.variants import Form, Kind, forms
+from gems_runtime import device
+from gems_runtime.errors import UnsupportedOperator
+
+TABLE_LIMIT = 4096  # decisions a router keeps; past it the table starts over
+_EXACT = (Tensor, torch.nn.Parameter)
+
+
+class _Busy(threading.local):
+    """Set while an implementation runs on this thread: calls it makes itself go to the native kernels."""
+
+    busy = False
+
+
+busy = _Busy()
+
+
+@dataclass
+class Counts:
+    """What a router did. `reasons` counts decisions (not calls) by why they declined."""
+
+    served: int = 0
+    declined: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+
+
+_counts: dict[str, Counts] = {}
+_routes: dict[str, Route] = {}
+_lock = threading.RLock()
+
+
+def counters() -> dict[str, Counts]:
+    """Calls served and declined per overload (custom operators too), since the process began or `reset_counters()`."""
+    return {name: c for name, c in _counts.items() if c.served or c.declined}
+
+
+def counts_of(name: str) -> Counts:
+    """The counter cell of one overload, made on first use."""
+    return _counts.setdefault(name, Counts())
+
+
+def reset_counters() -> None:
+    """Set every counter to zero, in place: routers hold their cells."""
+    for c in _counts.values():
+        c.served = c.declined = 0
+        c.reasons.clear()
+
+
+class Route:
+    """The router of one overload at one backend key, from install to remove."""
+
+    def __init__(self, form: Form, key: str, log: Callable[[str], None] | None = None) -> None:
+        self.form, self.key, self.log = form, key, log
+        self.counts = counts_of(form.name)
+        self.table: dict[tuple, tuple[Callable | None, Callable]] = {}
+        self.library: torch.library.Library | None = None
+
+    def install(self) -> None:
+        """Capture the native kernel and put the router in front of it."""
+        overload = self.form.overload
+        refuse_composites(overload, self.key)
+        self.native = native.Native(self.form, torch.library.get_kernel(overload, self.key))
+        self.library = torch.library.Library("aten", "IMPL", self.key)
+        router = signature.router(self.form, self)
+        with warnings.catch_warnings():  # torch warns that a kernel is overridden: that is what we are here for
+            warnings.simplefilter("ignore")
+            name = overload._name.removeprefix("aten::")
+            self.library.impl(name, router, self.key, with_keyset=True, allow_override=True)
+
+    def remove(self) -> None:
+        """Restore the native kernel."""
+        if self.library is not None:
+            self.library._destroy()
+            self.library = None
+
+    def decide(self, key: tuple, args: tuple, outs: tuple) -> tuple[Callable | None, Callable]:
+        """What to do with calls of this key: (plan, native kernel); no plan means that native serves them."""
+        if self.log is not None:
+            self.log(f"GEMS {self.form.op.function_name.upper()}: {self.form.name}")
+        if device.is_capturing():  # nothing may compile or tune now; the next call outside decides anew
+            return None, self.native.call
+        try:
+            plan = plan_call(self.form, args, outs)
+        except Declined as reason:
+            self.counts.reasons[str(reason)] += 1
+            plan = None
+        if len(self.table) >= TABLE_LIMIT:
+            self.table.clear()
+        self.table[key] = decision = (plan, self.native.for_arguments(args))
+        return decision
+
+
+def refuse_composites(overload: torch._ops.OpOverload, key: str) -> None:
+    """Raise UnsupportedOperator for an overload whose decomposition, and with it autograd, a kernel would displace."""
+    name = overload._name
+    has = torch._C._dispatch_has_kernel_for_dispatch_key
+    if has(name, "CompositeImplicitAutograd") and not has(name, key):
+        raise UnsupportedOperator(f"{name} is CompositeImplicitAutograd: override what it decomposes into instead")
+
+
+def plan_call(form: Form, args: tuple, outs: tuple) -> Callable[..., object]:
+    """A closure over nothing but decisions, that serves calls of this signature. Raises Declined with the reason."""
+    op = form.op
+    check_arguments(op, form, args)
+    for out in outs:
+        check_output(op, out)
+    check_overlap(form, args, outs)
+    if form.kind is Kind.IN_PLACE:
+        outs = args[:1]
+    out = None if not outs else outs[0] if len(outs) == 1 else outs
+    if op.plan is not None:
+        plan = op.plan(*args, out=out)
+    else:
+        plan = signature.adapter(form)
+    if form.kind is not Kind.FUNCTIONAL:
+        plan = _checking_overlap(form, plan)
+    return _on_device_of(args, plan)
+
+
+def check_arguments(op: Op, form: Form, args: tuple) -> None:
+    """Decline what no implementation is asked to take."""
+    here = device.torch_device()
+    for argument, value in zip(form.arguments, args, strict=True):
+        allowed = op.argument_dtypes.get(argument.name, op.dtypes)
+        for t in value if isinstance(value, (list, tuple)) else (value,):
+            if isinstance(t, Tensor):
+                _check_tensor(op, argument.name, t, allowed, here)
+            elif str(argument.type) == "Tensor" and not (op.scalars and isinstance(t, (bool, int, float))):
+                raise Declined(f"{argument.name} is a Python {type(t).__name__}")
+            elif isinstance(t, torch.device) and t.type != here.type:
+                raise Declined(f"device is {t}, kernels run on {here.type}")
+
+
+def _check_tensor(op: Op, name: str, t: Tensor, allowed: frozenset[torch.dtype], here: torch.device) -> None:
+    if type(t) not in _EXACT:
+        raise Declined(f"{name} is a {type(t).__name__}, not a plain Tensor")
+    if t.dtype not in allowed:
+        raise Declined(f"{name} has dtype {t.dtype}")
+    if t.device.type != here.type and not (op.scalars and t.device.type == "cpu" and t.dim() == 0):
+        raise Declined(f"{name} is on {t.device}, kernels run on {here.type}")
+    if t.numel() == 0:
+        raise Declined(f"{name} is empty")
+    if t.is_neg():
+        raise Declined(f"{name} has its neg bit set")
+    if not op.wide and extent(t.shape, t.stride()) > INT32_EXTENT:
+        raise Declined(f"{name} spans {extent(t.shape, t.stride())} elements, the kernel indexes {INT32_EXTENT}")
+
+
+def check_output(op: Op, out: Tensor) -> None:
+    """Decline an out= whose indices do not each have an element of their own."""
+    if op.resizes_out and out.numel() == 0:
+        return
+    if type(out) not in _EXACT or out.device.type != device.torch_device().type:
+        raise Declined(f"out= is a {type(out).__name__} on {out.device}")
+    if out.numel() == 0 or has_overlap(out.shape, out.stride()):
+        raise Declined("out= is empty or overlaps itself")
+
+
+def written(form: Form, args: tuple, outs: tuple) -> tuple[tuple[Tensor, ...], list[Tensor]]:
+    """The tensors that a call writes, and those it reads beside them."""
+    targets = args[:1] if form.kind is Kind.IN_PLACE else outs
+    rest = args[1:] if form.kind is Kind.IN_PLACE else args
+    flat = (t for a in rest for t in (a if isinstance(a, (list, tuple)) else (a,)))
+    return targets, [t for t in flat if isinstance(t, Tensor)]
+
+
+def check_overlap(form: Form, args: tuple, outs: tuple) -> None:
+    """Decline a call that writes memory it reads, unless element for element where the operator allows that."""
+    if form.kind is Kind.FUNCTIONAL:
+        return
+    targets, inputs = written(form, args, outs)
+    for target in targets:
+        if form.kind is Kind.IN_PLACE and has_overlap(target.shape, target.stride()):
+            raise Declined("self overlaps itself")
+        for t in inputs:
+            if t.device == target.device and touches(t, target) and not (form.op.aliasing and same_elements(t, target)):
+                raise Declined("the result shares memory with an input")
+
+
+def _checking_overlap(form: Form, plan: Callable[..., object]) -> Callable[..., object]:
+    """The key holds no addresses, so overlap is looked at in each call."""
+    n = len(form.arguments)
+
+    def checked(*values: object) -> object:
+        check_overlap(form, values[:n], values[n:])
+        return plan(*values)
+
+    return checked
+
+
+def _on_device_of(args: tuple, plan: Callable[..., object]) -> Callable[..., object]:
+    """On a machine with several GPUs, run the plan with the tensors' device current."""
+    index = next((t.device.index for t in args if isinstance(t, Tensor) and t.device.type == "cuda"), None)
+    if index is None or device.count() < 2:
+        return plan
+
+    def guarded(*values: object) -> object:
+        with device.using(index):
+            return plan(*values)
+
+    return guarded
+
+
+def installed() -> frozenset[str]:
+    """Names of the overloads that are routed now."""
+    return frozenset(_routes)
+
+
+def install(ops: Iterable[Op], log: Callable[[str], None] | None = None) -> None:
+    """Make exactly these operators the routed ones: install what is missing, remove the rest."""
+    wanted = {form.name: form for op in ops if op.name.startswith("aten::") for form in forms(op)}
+    key = device.dispatch_key() if wanted else ""
+    with _lock:
+        for name in [n for n, r in _routes.items() if n not in wanted or r.key != key or r.log is not log]:
+            _routes.pop(name).remove()
+        for name, form in wanted.items():
+            if name not in _routes:
+                route = Route(form, key, log)
+                route.install()
+                _routes[name] = route
