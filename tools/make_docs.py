@@ -76,7 +76,7 @@ def operators_page() -> str:
     header = ("declared", "family", "overloads served", "dtypes", "")
     return (
         "# Operators\n\nThe operators that are declared, and the overloads that `flag_gems.enable()` routes to them. A call that "
-        "an implementation\ndoes not take goes to the native kernel; `flag_gems.explain(name, *args)` says which serves it and why.\n\n"
+        "an implementation\ndoes not take goes to the native kernel; `flag_gems.explain(function, *args)` says which serves it and why.\n\n"
         f"{len(ops)} declarations, {sum(len(forms(op)) for op in ops)} overloads.\n\n" + table(header, map(operator_row, ops))
     )
 
