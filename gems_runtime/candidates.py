@@ -1,0 +1,121 @@
+"""Running one candidate configuration: bind it, compile it, launch it with its hooks, name the way in which it fails."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import triton
+from triton.compiler.errors import CompilationError
+from triton.errors import TritonError
+from triton.runtime._async_compile import AsyncCompileMode, FutureKernel
+from triton.runtime.autotuner import Autotuner
+from triton.runtime.errors import OutOfResources, PTXASError
+
+from gems_runtime.bench import Launch
+
+# What a launch with a bad configuration raises; anything else is the caller's mistake and is passed on.
+LAUNCH_ERRORS = (TritonError, RuntimeError, MemoryError)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of an autotuned kernel, as the user made it."""
+
+    tuner: Autotuner
+    args: tuple[object, ...]
+    kwargs: dict[str, object]
+    grid: object
+
+    @property
+    def named(self) -> dict[str, object]:
+        """The arguments by name, without launch options."""
+        both = {**dict(zip(self.tuner.arg_names, self.args)), **self.kwargs}
+        return {n: v for n, v in both.items() if n in self.tuner.arg_names}
+
+    @property
+    def run_kwargs(self) -> dict[str, object]:
+        """What `kernel[grid](...)` hands to `run`; pruning functions and hooks of the user's see the same."""
+        return {**self.kwargs, "grid": self.grid, "warmup": False}
+
+    def stock_key(self) -> tuple[object, ...]:
+        """The key under which Triton's Autotuner looks for this call in its own cache."""
+        named = self.named
+        key = [named[name] for name in self.tuner.keys if name in named]
+        return tuple(key + [str(value.dtype) for value in named.values() if hasattr(value, "dtype")])
+
+    def candidates(self) -> list[triton.Config]:
+        """The configurations left after the user's pruning. Raises ValueError if the call sets what they set."""
+        self.tuner.nargs = dict(zip(self.tuner.arg_names, self.args))
+        try:
+            configs = list(self.tuner.prune_configs(self.run_kwargs))
+        finally:
+            self.tuner.nargs = None
+        conflicts = {name for config in configs for name in config.kwargs if name in self.kwargs}
+        if conflicts:
+            raise ValueError(f"{', '.join(sorted(conflicts))}: given in the call, but the autotuner chooses it")
+        return configs
+
+    def hook_arguments(self, config: triton.Config) -> dict[str, object]:
+        """What Triton passes to a hook: every argument by name, with the configuration's."""
+        return {**dict(zip(self.tuner.arg_names, self.args)), **self.run_kwargs, **config.all_kwargs()}
+
+    def launch(self, config: triton.Config) -> Launch:
+        """The launch of one configuration, with the hooks that stock Triton runs around it when it benchmarks."""
+        hook_arguments = self.hook_arguments(config)
+        run_kwargs = {**self.run_kwargs, **config.all_kwargs()}
+
+        def before() -> None:
+            if config.pre_hook is not None:
+                config.pre_hook(hook_arguments)
+            self.tuner.pre_hook(hook_arguments)
+
+        def run() -> None:
+            try:
+                self.tuner.fn.run(*self.args, **run_kwargs)
+            except Exception as error:
+                self.tuner.post_hook(hook_arguments, exception=error)
+                raise
+
+        return Launch(run, before, lambda: self.tuner.post_hook(hook_arguments, exception=None))
+
+    def compile(self, config: triton.Config) -> object:
+        """Compile without launching; under an AsyncCompileMode, begin to."""
+        if config.pre_hook is not None:
+            # it may set a tensor descriptor's block shape, which is part of what is compiled
+            config.pre_hook(self.hook_arguments(config))
+        return self.tuner.fn.run(*self.args, **{**self.run_kwargs, **config.all_kwargs(), "warmup": True})
+
+
+def compile_all(call: Call, configs: Sequence[triton.Config]) -> list[Exception | None]:
+    """Compile every configuration, several at a time; for each the error, or None."""
+    workers = max(1, min(len(configs), len(os.sched_getaffinity(0)), 32))
+    with ThreadPoolExecutor(workers) as pool, AsyncCompileMode(pool, ignore_errors=True):
+        kernels = [_begin(call, config) for config in configs]
+    return [_error_of(kernel) for kernel in kernels]
+
+
+def _error_of(kernel: object) -> Exception | None:
+    if isinstance(kernel, FutureKernel):
+        return kernel.future.exception()
+    return kernel if isinstance(kernel, Exception) else None
+
+
+def _begin(call: Call, config: triton.Config) -> object:
+    try:
+        return call.compile(config)
+    except LAUNCH_ERRORS as error:
+        return error
+
+
+def status_of(error: Exception) -> str:
+    """The store's word for how a configuration failed."""
+    if isinstance(error, OutOfResources):
+        return "oor"
+    if isinstance(error, PTXASError):
+        return "ptxas"
+    if isinstance(error, CompilationError) or not isinstance(error, LAUNCH_ERRORS):
+        return "compile"  # the compiler's own assertions are of any type
+    return "runtime"

@@ -1,0 +1,194 @@
+"""What the store keeps: one timed configuration (Measurement), and the winner of a problem (Decision). JSON text only."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import TypeAlias
+
+import xxhash
+
+Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+
+SCHEMA = 1
+# A decision with its key fields is about 3 KB; anything near these limits was not written by us.
+MAX_TEXT = 64 * 1024
+MAX_DEPTH = 12
+STATUSES = frozenset({"ok", "oor", "compile", "ptxas", "runtime", "timeout", "numerics"})
+# May succeed another day: a measurement with one of these is not believed for ever.
+TRANSIENT = frozenset({"runtime", "timeout"})
+TRANSIENT_S = 7 * 24 * 3600.0
+
+
+def canonical(value: Json) -> str:
+    """The one JSON text of a value: sorted keys, no spaces, no NaN. True and 1 differ, and so do 1 and 1.0."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(value: Json) -> str:
+    """xxh3-128 of the canonical text, 32 hex digits."""
+    return xxhash.xxh3_128_hexdigest(canonical(value).encode())
+
+
+def _is_key(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{32}", value) is not None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_time(value: object) -> bool:
+    return value is None or (_is_number(value) and value >= 0)
+
+
+def _is_text(limit: int) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, str) and len(value) <= limit
+
+
+def _is_counts(value: object) -> bool:
+    return isinstance(value, dict) and all(k in STATUSES and type(n) is int and n >= 0 for k, n in value.items())
+
+
+def _is_ranking(value: object) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(row, list) and len(row) == 2 and isinstance(row[0], dict) and _is_number(row[1]) for row in value
+    )
+
+
+def _is_dict(value: object) -> bool:
+    return isinstance(value, dict)
+
+
+def _checked(check: Callable[[object], bool], **default: object) -> object:
+    return field(metadata={"check": check}, **default)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One configuration of one kernel on one exact problem, timed once, or the way in which it failed."""
+
+    key: str = _checked(_is_key)
+    kernel: str = _checked(_is_text(300))
+    config: dict[str, Json] = _checked(_is_dict)
+    # what `key` is the digest of, so that a stored entry can be compared with a live call field by field
+    fields: dict[str, Json] = _checked(_is_dict)
+    status: str = _checked(lambda s: s in STATUSES)
+    p50_us: float | None = _checked(_is_time, default=None)
+    p20_us: float | None = _checked(_is_time, default=None)
+    p80_us: float | None = _checked(_is_time, default=None)
+    error: str = _checked(_is_text(200), default="")
+    time: float = _checked(_is_number, default=0.0)
+    host: str = _checked(_is_text(100), default="")
+
+    def is_current(self, now: float) -> bool:
+        """False once a failure that may have been bad luck is old enough to be tried again."""
+        return self.status not in TRANSIENT or now - self.time < TRANSIENT_S
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The configuration to use for one problem and one set of candidates."""
+
+    key: str = _checked(_is_key)
+    kernel: str = _checked(_is_text(300))
+    config: dict[str, Json] = _checked(_is_dict)
+    fields: dict[str, Json] = _checked(_is_dict)
+    # the fastest candidates as [config, p50 in us], best first
+    top: list[Json] = _checked(_is_ranking)
+    # how many candidates ended in each status
+    tried: dict[str, int] = _checked(_is_counts)
+    source: str = _checked(_is_text(40), default="tuned")
+    # what may matter but does not invalidate: torch, driver, CUDA
+    soft: dict[str, Json] = _checked(_is_dict, default_factory=dict)
+    time: float = _checked(_is_number, default=0.0)
+    host: str = _checked(_is_text(100), default="")
+
+    @property
+    def margin(self) -> float | None:
+        """How much slower the second is than the winner, as a fraction; None if there is no second."""
+        return self.top[1][1] / self.top[0][1] - 1 if len(self.top) > 1 and self.top[0][1] else None
+
+
+Record: TypeAlias = Measurement | Decision
+_KINDS: Mapping[str, type[Measurement] | type[Decision]] = {"m": Measurement, "d": Decision}
+
+
+def kind_of(record: Record) -> str:
+    """The letter that starts the record's name in the store."""
+    return "d" if isinstance(record, Decision) else "m"
+
+
+def name_of(record: Record) -> str:
+    """The record's name in the store."""
+    return f"{kind_of(record)}/{record.key}"
+
+
+def encode(record: Record) -> str:
+    """The text that `decode` reads back. Raises ValueError for a record that `decode` would refuse."""
+    body = asdict(record)
+    kind = kind_of(record)
+    text = canonical({"schema": SCHEMA, "kind": kind, "checksum": digest([kind, body]), "body": body})
+    _check_body(type(record), body)
+    if len(text) > MAX_TEXT:
+        raise ValueError(f"a record of {len(text)} characters; the limit is {MAX_TEXT}")
+    return text
+
+
+def decode(text: str) -> Record:
+    """The record that `encode` wrote as exactly this text. Raises ValueError for any other text."""
+    outer = _parse(text)
+    if not isinstance(outer, dict) or outer.get("schema") != SCHEMA or outer.get("kind") not in _KINDS:
+        raise ValueError("not a record of this schema")
+    cls, body = _KINDS[outer["kind"]], outer.get("body")
+    _check_body(cls, body)
+    if outer.get("checksum") != digest([outer["kind"], body]) or canonical(outer) != text:
+        raise ValueError("the checksum does not fit")
+    return cls(**body)
+
+
+def _check_body(cls: type, body: object) -> None:
+    if not isinstance(body, dict) or body.keys() != {f.name for f in fields(cls)}:
+        raise ValueError(f"not the fields of a {cls.__name__}")
+    for f in fields(cls):
+        if not f.metadata["check"](body[f.name]):
+            raise ValueError(f"{f.name} of a {cls.__name__} is not as it should be: {str(body[f.name])[:60]!r}")
+
+
+def _parse(text: str) -> Json:
+    if not isinstance(text, str) or len(text) > MAX_TEXT:
+        raise ValueError("not a text of acceptable length")
+    try:
+        value = json.loads(text, parse_constant=_refuse, parse_int=_small_int, parse_float=_finite)
+        depth = _depth(value)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if depth > MAX_DEPTH:
+        raise ValueError("nested too deeply")
+    return value
+
+
+def _depth(value: Json) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_depth, inner), default=0)
+
+
+def _refuse(text: str) -> float:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _small_int(text: str) -> int:
+    # 20 digits hold every 64-bit value; int() of a megabyte of digits would take minutes
+    if len(text) > 20:
+        raise ValueError("an integer of more than 64 bits")
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError("a number out of range")
+    return value

@@ -1,0 +1,81 @@
+"""Identity of the compiler: Triton with its libraries, and the backend's assembler."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import triton
+from triton.compiler.compiler import make_backend
+from triton.runtime.cache import triton_key
+
+from gems_runtime import settings
+from gems_runtime.records import Json, digest
+
+# What `triton_key` hashes, relative to the package.
+_HASHED = ("compiler", "backends", "language", "_C", "runtime/cache.py")
+_SUFFIXES = (".py", ".so", ".pyd")
+
+
+def fields() -> dict[str, Json]:
+    """Triton's version, a hash of its code, and the active backend with its assembler's version."""
+    target = triton.runtime.driver.active.get_current_target()
+    return {"triton": triton.__version__, "code": code_hash(), "backend": [target.backend, _backend_hash(target)]}
+
+
+@functools.lru_cache(maxsize=None)
+def _backend_hash(target: object) -> str:
+    return make_backend(target).hash()
+
+
+@functools.lru_cache(maxsize=None)
+def code_hash() -> str:
+    """Hash of Triton's own `triton_key`, remembered on disk while no file of Triton changes size or time.
+
+    `triton_key` reads 200 MB or more: 0.7 s with a warm page cache, 2.2 s cold (2-core machine, Triton 3.6).
+    """
+    stamp = digest([sys.version_info[0], sys.version_info[1], list(_stamps(Path(triton.__file__).parent))])
+    memo = settings.current().cache_dir / "toolchain.json"
+    known = _read(memo)
+    if known.get("stamp") == stamp and isinstance(known.get("code"), str):
+        return known["code"]
+    code = hashlib.sha256(triton_key().encode()).hexdigest()[:32]
+    _remember(memo, {"stamp": stamp, "code": code})
+    return code
+
+
+def _stamps(root: Path) -> Iterator[Json]:
+    yield str(root)
+    for part in _HASHED:
+        for folder, subfolders, files in os.walk(root / part) if (root / part).is_dir() else [(root, [], [part])]:
+            subfolders.sort()
+            for name in sorted(files):
+                if name.endswith(_SUFFIXES):
+                    info = os.stat(os.path.join(folder, name))
+                    yield [name, info.st_size, info.st_mtime_ns]
+
+
+def _read(memo: Path) -> dict[str, Json]:
+    try:
+        known = json.loads(memo.read_text())
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _remember(memo: Path, known: dict[str, Json]) -> None:
+    """Keep the memo beside the store, if there is a store: reading alone makes no directory."""
+    if not memo.parent.is_dir():
+        return
+    try:
+        with tempfile.NamedTemporaryFile("w", dir=memo.parent, delete=False) as out:
+            json.dump(known, out)
+        os.replace(out.name, memo)
+    except OSError:  # a read-only store: the next process computes it again
+        return
