@@ -1,0 +1,216 @@
+"""tools/bench ops: every declared operator against ATen, on its declared workloads."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+import flag_gems
+from gems_ops.op import Op, Sample, all_ops
+from gems_ops.register import counts_of
+from gems_ops.tolerance import bounds, largest_error, reduction_length
+from gems_ops.workloads import Workload, tensor_bytes
+from tools import measure
+from tools.measure import Side
+from tools.report import Column, finish, print_table
+
+Function = Callable[..., object]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One workload of one operator."""
+
+    operator: str
+    form: str
+    dtype: str
+    shape: str
+    aten_gpu_us: float
+    gems_gpu_us: float
+    ratio: float  # ATen's GPU time over ours: above 1 we are faster
+    share: float  # of the ceiling named next
+    share_of: str  # "copy": the measured copy rate; "cublas": cuBLAS at 8192^3 in this dtype
+    host_shape: str
+    aten_host_us: float
+    gems_host_us: float
+    correct: bool
+
+
+COLUMNS = (
+    Column("operator", "operator"),
+    Column("dtype", "dtype"),
+    Column("shape", "shape"),
+    Column("ATen us", "aten_gpu_us", ".1f"),
+    Column("ours us", "gems_gpu_us", ".1f"),
+    Column("ratio", "ratio", ".2f"),
+    Column("share", "share", ".0%"),
+    Column("of", "share_of"),
+    Column("ATen host us", "aten_host_us", ".1f"),
+    Column("ours host us", "gems_host_us", ".1f"),
+    Column("correct", "correct"),
+)
+
+
+def native_function(op: Op) -> Function:
+    """What we are compared with: the overload on ATen's kernels, or the reference of an operator ATen does not have."""
+    return op.reference or op.overload
+
+
+def our_function(op: Op) -> Function:
+    """The overload, which our kernel serves while enabled; a custom operator is called itself."""
+    return op.overload if op.name.startswith("aten::") else op.fn
+
+
+def scope(op: Op) -> measure.Scope:
+    return lambda: flag_gems.use_gems(include=[op.name])
+
+
+def widened(value: object) -> object:
+    """Arguments with floating point as float64, on the same device."""
+
+    def widen(v: object) -> object:
+        if isinstance(v, Tensor) and v.is_floating_point():
+            return v.double()
+        return torch.float64 if isinstance(v, torch.dtype) and v.is_floating_point else v
+
+    return tree_map(widen, value)
+
+
+def is_correct(op: Op, args: tuple, kwargs: dict) -> bool:
+    """True if our answer is as near to ATen's float64 answer as its dtype allows, or as ATen's own is."""
+    with scope(op)():
+        got = measure.tensors(our_function(op)(*args, **kwargs))
+    native = measure.tensors(native_function(op)(*args, **kwargs))
+    truth = measure.tensors(native_function(op)(*widened(args), **widened(kwargs)))
+    return all(_near(g, n, t, measure.tensors(args)) for g, n, t in zip(got, native, truth, strict=True))
+
+
+def _near(got: Tensor, native: Tensor, truth: Tensor, inputs: list[Tensor]) -> bool:
+    rtol, atol = bounds(got.dtype, reduction_length(inputs, got))
+    if torch.allclose(got.to(truth.dtype), truth, rtol=rtol, atol=atol, equal_nan=True):
+        return True
+    # As in the test suite: inputs are rounded too, so being no worse than ATen by more than its own spread will do.
+    same_special = torch.equal(got.isnan(), native.isnan()) and torch.equal(got.isinf(), native.isinf())
+    return got.is_floating_point() and same_special and largest_error(got, truth) <= 1.5 * largest_error(native, truth)
+
+
+def was_served(op: Op, run: Callable[[], object]) -> object:
+    """Run, and insist that our kernel served it: timing ATen against itself would flatter everybody."""
+    counts = counts_of(op.name)
+    served, declined = counts.served, counts.declined
+    result = run()
+    if counts.served == served or counts.declined != declined:
+        raise RuntimeError(f"{op.name} was not served by our kernel in its own benchmark: {dict(counts.reasons)}")
+    return result
+
+
+def sides(op: Op, sets: list[tuple[tuple, dict]]) -> list[Side]:
+    """ATen and ours on the same data."""
+    native, ours = native_function(op), our_function(op)
+    return [
+        Side([lambda a=a, k=k: native(*a, **k) for a, k in sets]),
+        Side([lambda a=a, k=k: ours(*a, **k) for a, k in sets], scope(op)),
+    ]
+
+
+def host_sample(op: Op, dtype: torch.dtype) -> Sample:
+    """A small call that our kernel serves: the largest dense one of the test samples."""
+    dense = [s for s in op.samples(dtype) if all(t.is_contiguous() and t.numel() for t in measure.tensors(s.args))]
+    by_size = sorted(dense, key=lambda s: -sum(t.numel() for t in measure.tensors(s.args)))
+    counts = counts_of(op.name)
+    for sample in by_size:
+        args, kwargs = on_gpu(sample.args), on_gpu(sample.kwargs)
+        served = counts.served
+        with scope(op)():
+            our_function(op)(*args, **kwargs)
+        if counts.served > served:
+            return Sample(args, kwargs)
+    raise RuntimeError(f"{op.name} {dtype}: no dense sample is served by our kernel")
+
+
+def on_gpu(value: object) -> object:
+    return tree_map(lambda v: v.cuda() if isinstance(v, Tensor) else v, value)
+
+
+def shape_text(args: tuple) -> str:
+    return ", ".join("x".join(map(str, t.shape)) or "scalar" for t in measure.tensors(args))
+
+
+def bench(op: Op, workload: Workload, dtype: torch.dtype, host: tuple[str, float, float]) -> Row:
+    """One row: the answer is checked first, then both are timed."""
+    device = torch.device("cuda")
+    torch.manual_seed(0)
+    sets = list(measure.fresh_sets(lambda: workload.make(dtype, device)))
+    args, kwargs = sets[0]
+    correct = bool(was_served(op, lambda: is_correct(op, args, kwargs)))
+    aten_us, gems_us = was_served(op, lambda: measure.gpu_times(sides(op, sets)))
+    share, of = ceiling_share(op, workload, args, kwargs, dtype, gems_us)
+    name = str(dtype).removeprefix("torch.")
+    return Row(op.name, "functional", name, workload.label, aten_us, gems_us, aten_us / gems_us, share, of, *host, correct)
+
+
+def ceiling_share(
+    op: Op, workload: Workload, args: tuple, kwargs: dict, dtype: torch.dtype, us: float
+) -> tuple[float, str]:
+    """How near our time is to what the machine can do, and which ceiling that is."""
+    if workload.flops is not None:
+        return workload.flops(args) / us * 1e6 / measure.matmul_rate(dtype), "cublas"
+    moved = tensor_bytes(*measure.tensors(args)) + tensor_bytes(*measure.tensors(native_function(op)(*args, **kwargs)))
+    return moved / us * 1e6 / measure.copy_rate(), "copy"
+
+
+@lru_cache
+def host(op: Op, dtype: torch.dtype) -> tuple[str, float, float]:
+    """(shape, ATen's, ours): host time of a small call through the dispatcher."""
+    sample = host_sample(op, dtype)
+    aten_us, gems_us = measure.host_times(sides(op, [(sample.args, sample.kwargs)]))
+    return shape_text(sample.args), aten_us, gems_us
+
+
+def rows(ops: list[Op], quick: bool) -> Iterator[Row]:
+    """Every workload of every operator; the first workload in its last dtype if quick."""
+    for i, op in enumerate(ops):
+        print(f"[{i + 1}/{len(ops)}] {op.name}", flush=True)
+        for workload in op.bench[:1] if quick else op.bench:
+            dtypes = [d for d in workload.dtypes if d in op.dtypes]
+            for dtype in dtypes[-1:] if quick else dtypes:
+                yield bench(op, workload, dtype, host(op, dtype))
+                torch.cuda.empty_cache()
+
+
+def geomean(values: list[float]) -> float:
+    return math.exp(statistics.fmean(map(math.log, values)))
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="tools/bench ops", description=__doc__)
+    parser.add_argument("--family", help="only operators of this family, for example pointwise")
+    parser.add_argument("--op", help="only this operator, by schema name")
+    parser.add_argument("--quick", action="store_true", help="one workload and dtype per operator")
+    parser.add_argument("--json", help="write the rows to this file")
+    options = parser.parse_args(argv)
+    measure.require_gpu("tools/bench ops")
+    declared = [o for o in all_ops() if options.family in (None, o.family) and options.op in (None, o.name)]
+    if not declared:
+        families = ", ".join(sorted({o.family for o in all_ops()}))
+        parser.error(f"no declared operator matches; the families are {families}")
+    timed = [o for o in declared if o.bench]
+    found = list(rows(timed, options.quick))
+    print_table(COLUMNS, [asdict(r) for r in found])
+    for name in sorted(o.name for o in declared if not o.bench):
+        print(f"not timed, no workload declared: {name}")
+    ratio = geomean([r.ratio for r in found])
+    host_ratio = geomean([r.gems_host_us / r.aten_host_us for r in found])
+    print(f"GPU time, ATen over ours: geomean {ratio:.2f}, worst {min(r.ratio for r in found):.2f}; "
+          f"host time, ours over ATen: geomean {host_ratio:.2f}")
+    ceilings = {"copy_bytes_per_s": measure.copy_rate()}
+    finish(options.json, "ops", [asdict(r) for r in found], ceilings)
+    return 0 if all(r.correct for r in found) else 1
