@@ -43,7 +43,7 @@ def require_gpu(command: str) -> None:
 def machine() -> dict[str, str]:
     """What every result file says about where and with what it was measured."""
     return {
-        "device": torch.cuda.get_device_name(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"no GPU, {platform.machine()}",
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "torch": torch.__version__,
         "triton": triton.__version__,
