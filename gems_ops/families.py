@@ -1,3 +1,4 @@
 """Imports every family of operators, so that their declarations fill the registry. One line a family."""
 
+import gems_ops.linalg  # noqa: F401
 import gems_ops.pointwise  # noqa: F401

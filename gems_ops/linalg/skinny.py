@@ -1,0 +1,239 @@
+"""Matrix products whose result has few tiles: decoding (a handful of rows) and long K.
+
+Each program streams a band of the large operand once. Where the bands alone would leave the device idle, K is split
+too: every split writes its float32 partial result, and a second kernel adds them in a fixed order (no atomics).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from gems_ops.linalg.operands import Product, input_precision
+from gems_ops.linalg.tile import accumulate, load_tile, store_tile
+from gems_runtime import LibEntry
+
+# Programs that keep an H200's 132 multiprocessors busy; a band of 32 columns of 4096 just does, without a second kernel.
+_ENOUGH_PROGRAMS = 128
+_FEWEST_BLOCKS = 8  # of K in one split: less than that, and starting a program costs more than it streams
+_COMBINE_BLOCK = 512
+
+
+@dataclass(frozen=True)
+class _Plan:
+    block_m: int
+    block_n: int
+    block_k: int
+    tiles: int
+    splits: int
+    k_per_split: int
+
+
+@lru_cache(maxsize=4096)
+def _plan(m: int, n: int, k: int, batch: int, itemsize: int) -> _Plan:
+    """Blocks of 8 KiB of the large operand, K split to fill the device.
+
+    Six stages hold five blocks of both operands, at most 60 KiB of shared memory, which the smallest target has.
+    """
+    block_m = 1 if m == 1 and itemsize == 4 else min(64, max(16, triton.next_power_of_2(m)))
+    block_n = 32 if n > 16 else 16
+    block_k = (256 if block_m <= 16 else 128) // itemsize
+    tiles = batch * -(-m // block_m) * -(-n // block_n)
+    blocks = -(-k // block_k)
+    splits = max(1, min(_ENOUGH_PROGRAMS // tiles, blocks // _FEWEST_BLOCKS, 64))
+    k_per_split = -(-blocks // splits) * block_k
+    return _Plan(block_m, block_n, block_k, tiles, -(-k // k_per_split), k_per_split)
+
+
+def is_skinny(m: int, n: int, k: int, batch: int) -> bool:
+    """True if large tiles would waste most of their work or leave most of a GPU idle."""
+    if m <= 16 or n <= 16:
+        return True
+    return k >= 2048 and 2 * batch * -(-m // 64) * -(-n // 64) <= _ENOUGH_PROGRAMS
+
+
+@LibEntry
+@triton.jit
+def _skinny_matmul_kernel(
+    a_ptr,
+    c_ptr,
+    bias_ptr,
+    out_ptr,
+    M,
+    N,
+    K,
+    k_per_split,
+    stride_ab,
+    stride_am,
+    stride_ak,
+    stride_cb,
+    stride_ck,
+    stride_cn,
+    stride_os,
+    stride_ob,
+    stride_om,
+    stride_on,
+    stride_im,
+    stride_in,
+    alpha,
+    beta,
+    INPUT_PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    EVEN_N: tl.constexpr,
+    EVEN_K: tl.constexpr,
+    NUM_STAGES: tl.constexpr,
+):
+    tiles_n = tl.cdiv(N, BLOCK_N)
+    tile = tl.program_id(0) // tl.cdiv(M, BLOCK_M)
+    rows = (tl.program_id(0) % tl.cdiv(M, BLOCK_M)).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    cols = (tile % tiles_n).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    batch = (tile // tiles_n).to(tl.int64)
+    split = tl.program_id(1)
+    start = split * k_per_split
+    stop = min(start + k_per_split, K)
+    ks = start.to(tl.int64) + tl.arange(0, BLOCK_K)
+    a_ptrs = a_ptr + batch * stride_ab + rows[:, None] * stride_am + ks[None, :] * stride_ak
+    c_ptrs = c_ptr + batch * stride_cb + ks[:, None] * stride_ck + cols[None, :] * stride_cn
+    a_step = tl.full((), BLOCK_K, tl.int64) * stride_ak
+    c_step = tl.full((), BLOCK_K, tl.int64) * stride_ck
+
+    if BLOCK_M == 1:
+        # One row without tensor cores: multiply where the data lies and add up once, at the end.
+        products = tl.zeros((BLOCK_K, BLOCK_N), dtype=tl.float32)
+        for k in tl.range(start, stop, BLOCK_K, num_stages=NUM_STAGES):
+            a = load_tile(a_ptrs, rows < M, ks < stop - (k - start), True, EVEN_K)
+            c = load_tile(c_ptrs, ks < stop - (k - start), cols < N, EVEN_K, EVEN_N)
+            products += tl.trans(a).to(tl.float32) * c.to(tl.float32)
+            a_ptrs += a_step
+            c_ptrs += c_step
+        acc = tl.sum(products, axis=0)[None, :]
+    else:
+        acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+        for k in tl.range(start, stop, BLOCK_K, num_stages=NUM_STAGES):
+            a = load_tile(a_ptrs, rows < M, ks < stop - (k - start), False, EVEN_K)
+            c = load_tile(c_ptrs, ks < stop - (k - start), cols < N, EVEN_K, EVEN_N)
+            acc = accumulate(a, c, acc, INPUT_PRECISION)
+            a_ptrs += a_step
+            c_ptrs += c_step
+
+    store_tile(
+        acc,
+        rows[:, None],
+        cols[None, :],
+        (rows < M)[:, None] & (cols < N)[None, :],
+        out_ptr + split.to(tl.int64) * stride_os + batch * stride_ob,
+        stride_om,
+        stride_on,
+        bias_ptr,
+        stride_im,
+        stride_in,
+        alpha,
+        beta,
+    )
+
+
+@LibEntry
+@triton.jit
+def _combine_splits_kernel(
+    partial_ptr,
+    bias_ptr,
+    out_ptr,
+    M,
+    N,
+    n_rows,
+    stride_ob,
+    stride_om,
+    stride_on,
+    stride_im,
+    stride_in,
+    alpha,
+    beta,
+    SPLITS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Add partial [SPLITS, n_rows, N] (dense; n_rows is batch * M) over the splits, in order, into out."""
+    blocks = tl.cdiv(N, BLOCK)
+    row = (tl.program_id(0) // blocks).to(tl.int64)
+    cols = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    ok = cols < N
+    acc = tl.zeros((BLOCK,), dtype=tl.float32)
+    for split in tl.static_range(SPLITS):
+        acc += tl.load(partial_ptr + (split * n_rows + row) * N + cols, mask=ok, other=0.0)
+    store_tile(
+        acc,
+        row % M,
+        cols,
+        ok,
+        out_ptr + row // M * stride_ob,
+        stride_om,
+        stride_on,
+        bias_ptr,
+        stride_im,
+        stride_in,
+        alpha,
+        beta,
+    )
+
+
+def multiply(p: Product) -> Tensor:
+    """Compute p, whose shape `is_skinny`, and return p.out."""
+    if p.n < p.m:
+        p = p.transposed()
+    plan = _plan(p.m, p.n, p.k, p.batch, p.a.element_size())
+    if plan.splits == 1:
+        _stream(p, plan, p.out, (0, *p.out_strides), p.bias, p.alpha)
+        return p.out
+    partial = torch.empty((plan.splits, p.batch, p.m, p.n), dtype=torch.float32, device=p.out.device)
+    _stream(p, plan, partial, partial.stride(), None, 1.0)
+    _combine_splits_kernel[(p.batch * p.m * -(-p.n // _COMBINE_BLOCK),)](
+        partial,
+        p.bias,
+        p.out,
+        p.m,
+        p.n,
+        p.batch * p.m,
+        *p.out_strides,
+        *p.bias_strides,
+        p.alpha,
+        p.beta,
+        SPLITS=plan.splits,
+        BLOCK=_COMBINE_BLOCK,
+    )
+    return p.out
+
+
+def _stream(
+    p: Product, plan: _Plan, target: Tensor, target_strides: tuple[int, ...], bias: Tensor | None, alpha: float
+) -> None:
+    """Launch the streaming kernel into `target`, strided (split, batch, row, column)."""
+    _skinny_matmul_kernel[(plan.tiles, plan.splits)](
+        p.a,
+        p.c,
+        bias,
+        target,
+        p.m,
+        p.n,
+        p.k,
+        plan.k_per_split,
+        *p.a_strides,
+        *p.c_strides,
+        *target_strides,
+        *p.bias_strides,
+        alpha,
+        p.beta,
+        INPUT_PRECISION=input_precision(p.a.dtype),
+        BLOCK_M=plan.block_m,
+        BLOCK_N=plan.block_n,
+        BLOCK_K=plan.block_k,
+        EVEN_N=p.n % plan.block_n == 0,
+        EVEN_K=p.k % plan.block_k == 0,
+        NUM_STAGES=6,
+        num_warps=4,
+    )

@@ -1,0 +1,179 @@
+"""The tuned matrix product: one program for one tile of the result, the whole of K in its loop."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton import Config
+
+from gems_ops.linalg.operands import Product, input_precision
+from gems_ops.linalg.tile import accumulate, load_tile, store_tile
+from gems_runtime import LibEntry
+
+
+def _config(block_m: int, block_n: int, block_k: int, num_warps: int, num_stages: int) -> Config:
+    blocks = {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_K": block_k, "GROUP_M": 8}
+    return Config(blocks, num_warps=num_warps, num_stages=num_stages)
+
+
+# The first is the default where nothing is tuned: its float32 stages fit the 64 KiB of a gfx942 workgroup.
+_CONFIGS = [
+    _config(64, 128, 32, num_warps=4, num_stages=3),
+    _config(128, 256, 64, num_warps=8, num_stages=3),
+    _config(128, 256, 64, num_warps=8, num_stages=4),
+    _config(256, 128, 64, num_warps=8, num_stages=3),
+    _config(128, 128, 64, num_warps=8, num_stages=3),
+    _config(128, 128, 64, num_warps=4, num_stages=4),
+    _config(128, 128, 32, num_warps=4, num_stages=4),
+    _config(64, 256, 64, num_warps=4, num_stages=4),
+    _config(128, 64, 64, num_warps=4, num_stages=4),
+    _config(64, 128, 64, num_warps=4, num_stages=4),
+    _config(64, 64, 64, num_warps=4, num_stages=4),
+    _config(64, 32, 128, num_warps=4, num_stages=4),
+    _config(32, 128, 64, num_warps=4, num_stages=4),
+    _config(32, 64, 128, num_warps=4, num_stages=4),
+]
+_MOST_TRIALS = 10
+_SHARED_BYTES = 227 * 1024  # of one block on sm_90; a device with less reports the excess as a failed config
+_FEWEST_TILES = 66  # half of an H200's 132 multiprocessors
+
+
+def _prune(configs: list[Config], named_args: dict[str, object], **kwargs: object) -> list[Config]:
+    """The configurations worth timing for one shape: blocks that fit it, and enough tiles to fill a GPU."""
+    args = {**named_args, **kwargs}
+    m, n, batch = args["M"], args["N"], args["n_batch"]
+    itemsize = args["a_ptr"].element_size()
+    exact = itemsize == 4 and args["INPUT_PRECISION"] == "ieee"
+
+    def fits(c: Config) -> bool:
+        bm, bn, bk = c.kwargs["BLOCK_M"], c.kwargs["BLOCK_N"], c.kwargs["BLOCK_K"]
+        if bm >= 2 * max(m, 32) or bn >= 2 * max(n, 32):
+            return False
+        if exact and bm * bn > 128 * 128:  # no tensor cores: operands live in registers too
+            return False
+        return (bm + bn) * bk * itemsize * c.num_stages <= _SHARED_BYTES
+
+    def tiles(c: Config) -> int:
+        return batch * -(-m // c.kwargs["BLOCK_M"]) * -(-n // c.kwargs["BLOCK_N"])
+
+    fitting = [c for c in configs if fits(c)] or configs[:1]
+    # Large blocks first where they fill the device; where nothing does, the smallest blocks.
+    filling = [c for c in fitting if tiles(c) >= _FEWEST_TILES]
+    ranked = sorted(filling, key=tiles) if filling else sorted(fitting, key=tiles, reverse=True)
+    return ranked[:_MOST_TRIALS]
+
+
+@LibEntry
+@triton.autotune(
+    configs=_CONFIGS,
+    key=["M", "N", "K", "n_batch", "LAYOUT", "INPUT_PRECISION"],
+    prune_configs_by={"early_config_prune": _prune},
+)
+@triton.heuristics(
+    {
+        "EVEN_MN": lambda args: args["M"] % args["BLOCK_M"] == 0 and args["N"] % args["BLOCK_N"] == 0,
+        "EVEN_K": lambda args: args["K"] % args["BLOCK_K"] == 0,
+    }
+)
+@triton.jit
+def _tiled_matmul_kernel(
+    a_ptr,
+    c_ptr,
+    bias_ptr,
+    out_ptr,
+    M,
+    N,
+    K,
+    n_batch,
+    stride_ab,
+    stride_am,
+    stride_ak,
+    stride_cb,
+    stride_ck,
+    stride_cn,
+    stride_ob,
+    stride_om,
+    stride_on,
+    stride_im,
+    stride_in,
+    alpha,
+    beta,
+    LAYOUT: tl.constexpr,  # which operands have unit stride along K: read by the tuner, as n_batch is
+    INPUT_PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP_M: tl.constexpr,
+    EVEN_MN: tl.constexpr,
+    EVEN_K: tl.constexpr,
+):
+    tiles_m = tl.cdiv(M, BLOCK_M)
+    tiles_n = tl.cdiv(N, BLOCK_N)
+    batch = (tl.program_id(0) // (tiles_m * tiles_n)).to(tl.int64)
+    tile = tl.program_id(0) % (tiles_m * tiles_n)
+    # Tiles run down GROUP_M rows before moving right, so that programs of one wave share operands in L2.
+    first_m = tile // (GROUP_M * tiles_n) * GROUP_M
+    group_m = min(tiles_m - first_m, GROUP_M)
+    tile_m = first_m + tile % (GROUP_M * tiles_n) % group_m
+    tile_n = tile % (GROUP_M * tiles_n) // group_m
+
+    # int64: rows * stride passes 2**31 at 50k x 50k
+    rows = tile_m.to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    cols = tile_n.to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    ks = tl.arange(0, BLOCK_K).to(tl.int64)
+    a_ptrs = a_ptr + batch * stride_ab + rows[:, None] * stride_am + ks[None, :] * stride_ak
+    c_ptrs = c_ptr + batch * stride_cb + ks[:, None] * stride_ck + cols[None, :] * stride_cn
+    a_step = tl.full((), BLOCK_K, tl.int64) * stride_ak
+    c_step = tl.full((), BLOCK_K, tl.int64) * stride_ck
+
+    acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    for k in range(0, K, BLOCK_K):
+        a = load_tile(a_ptrs, rows < M, ks < K - k, EVEN_MN, EVEN_K)  # [BLOCK_M, BLOCK_K]
+        c = load_tile(c_ptrs, ks < K - k, cols < N, EVEN_K, EVEN_MN)  # [BLOCK_K, BLOCK_N]
+        acc = accumulate(a, c, acc, INPUT_PRECISION)
+        a_ptrs += a_step
+        c_ptrs += c_step
+
+    store_tile(
+        acc,
+        rows[:, None],
+        cols[None, :],
+        (rows < M)[:, None] & (cols < N)[None, :],
+        out_ptr + batch * stride_ob,
+        stride_om,
+        stride_on,
+        bias_ptr,
+        stride_im,
+        stride_in,
+        alpha,
+        beta,
+    )
+
+
+def multiply(p: Product) -> Tensor:
+    """Launch the tuned kernel on p and return p.out."""
+    m, n, batch = p.m, p.n, p.batch
+
+    def grid(meta: dict[str, int]) -> tuple[int]:
+        return (batch * -(-m // meta["BLOCK_M"]) * -(-n // meta["BLOCK_N"]),)
+
+    _tiled_matmul_kernel[grid](
+        p.a,
+        p.c,
+        p.bias,
+        p.out,
+        m,
+        n,
+        p.k,
+        batch,
+        *p.a_strides,
+        *p.c_strides,
+        *p.out_strides,
+        *p.bias_strides,
+        p.alpha,
+        p.beta,
+        LAYOUT=(p.a_strides[2] == 1) + 2 * (p.c_strides[1] == 1),
+        INPUT_PRECISION=input_precision(p.a.dtype),
+    )
+    return p.out
