@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import torch
@@ -92,3 +93,17 @@ def count() -> int:
 def using(index: int) -> torch.cuda.device:
     """A `with` scope in which device `index` is current."""
     return torch.cuda.device(index)
+
+
+def index_reader() -> Callable[[], int] | None:
+    """The cheapest reader of the current device's ordinal for a process that has launched; None if it is always 0."""
+    driver = triton.runtime.driver.active
+    if driver.get_current_device is not torch.cuda.current_device:
+        return driver.get_current_device
+    # torch.cuda.current_device is this call behind a check that CUDA is initialised.
+    return None if torch.cuda.device_count() == 1 else torch._C._cuda_getDevice
+
+
+def stream_reader() -> Callable[[int], int]:
+    """Reads the current stream's handle for a device ordinal."""
+    return triton.runtime.driver.active.get_current_stream

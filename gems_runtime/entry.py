@@ -1,24 +1,390 @@
-"""LibEntry: the path from `kernel[grid](...)` to a launch."""
+"""LibEntry: the path from `kernel[grid](...)` to a launch.
+
+A hit runs one function generated for the kernel (`signature`); it is `entry.source`. Everything here is the miss path:
+run stock Triton once, learn from what it compiled, write the entry.
+"""
 
 from __future__ import annotations
 
+import logging
+import operator
+import os
+import sys
+import threading
+import weakref
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from types import FunctionType, MethodType
 
+import torch
+import triton
+import triton.language as tl
+from triton.runtime.autotuner import Autotuner, Config
 from triton.runtime.jit import KernelInterface
+
+from gems_runtime import compat, device, settings, stats
+from gems_runtime.chain import Chain, Trace, Values, at_autotuners, is_tuned, trace, unwrap
+from gems_runtime.errors import UsageError
+from gems_runtime.grid import Grid, resolve
+from gems_runtime.launch import TABLE_LIMIT, Entry, RunTier, count_compiles, global_checks, launches_here, tier_of
+from gems_runtime.signature import ODD, UNSET, Compiled, IntClasses, Param, Shape, Writer, compile_text, exact, kind_of
+
+_log = logging.getLogger(__name__)
+_entries: weakref.WeakSet[LibEntry] = weakref.WeakSet()
+_ints = IntClasses()
+# What the generated function gives back, instead of going to the miss path, when the exact form of the call matters.
+_MISSED = object()
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call's arguments by name, and their kinds in the kernel's order."""
+
+    values: Values
+    options: Values
+    kinds: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Text:
+    """The generated function in force, with the table it looks in."""
+
+    shape: Shape
+    source: str
+    functions: Compiled
+    table: dict[tuple, tuple]
 
 
 class LibEntry(KernelInterface):
-    """A Triton kernel (JITFunction, Autotuner, Heuristics or any nesting of them) behind one launch path."""
+    """A Triton kernel (JITFunction, Autotuner, Heuristics or any nesting of them) behind one launch path.
+
+    `kernel[grid](...)` launches what stock Triton would launch. Heuristics and callable grids must be pure functions of
+    their argument, as Triton's own caching of autotuned configs already asks of them.
+    """
 
     def __init__(self, kernel: KernelInterface) -> None:
         self.fn = kernel.fn if isinstance(kernel, LibEntry) else kernel
-        self.arg_names = self.fn.arg_names
+        if not isinstance(self.fn, KernelInterface):
+            raise UsageError(f"LibEntry wraps a Triton kernel, found {self.fn!r}; put @triton.jit under it")
+        self.arg_names: list[str] = self.fn.arg_names
+        self._chain: Chain = unwrap(self.fn)
+        inner = self._chain.jit or self.fn
+        self.__name__: str = getattr(inner, "__name__", type(inner).__name__)
+        self.__module__ = getattr(getattr(inner, "fn", inner), "__module__", __name__)
+        self.__doc__ = getattr(getattr(inner, "fn", inner), "__doc__", None)
+        self._reset()
+        _entries.add(self)
 
-    def run(self, *args: object, **kwargs: object) -> object:
-        """Launch (or, with `warmup=True`, only compile) as Triton's own `run` does."""
-        return self.fn.run(*args, **kwargs)
+    def _reset(self) -> None:
+        self._lock = threading.RLock()
+        self._text: Text | None = None
+        self._run_tier = RunTier()
+        self._counts = {"earlier": 0, "miss": 0, "stock": 0}
+        self._stock_reason = self._chain.stock_reason
+        self._is_full = False
+        self._params = () if self._stock_reason else tuple(_params(self._chain))
+        self._launch: Callable[..., object] = self._first
+        if self._stock_reason and not self._chain.autotuners():
+            self._launch = partial(_stock_launch, self.fn) if self._chain.interpreted else self._stock_call
+
+    # A bound method costs 70 ns to make and its call is inlined; a functools.partial 130 (EPYC, Python 3.11).
+    def __getitem__(self, grid: Grid) -> Callable[..., object]:
+        return MethodType(self._launch, grid)
+
+    def run(self, *args: object, grid: Grid, warmup: bool = False, **kwargs: object) -> object:
+        """Launch, or with `warmup=True` only compile."""
+        if warmup:
+            return self.fn.run(*args, grid=grid, warmup=True, **kwargs)
+        return self._launch(grid, *args, **kwargs)
+
+    def warmup(self, *args: object, grid: Grid, **kwargs: object) -> object:
+        """Compile without launching, as Triton's `warmup` does; torch dtypes may stand for tensors."""
+        return self.fn.warmup(*args, grid=grid, **kwargs)
+
+    @property
+    def best_config(self) -> Config | None:
+        """The config of the last launch; None before it or if nothing is tuned."""
+        tuners = [w for w in self._chain.wrappers if isinstance(w, Autotuner)]
+        return getattr(tuners[0], "best_config", None) if tuners else None
+
+    @property
+    def source(self) -> str:
+        """The generated launch function, or why there is none."""
+        if self._text is not None:
+            return self._text.source
+        return f"# stock Triton: {self._stock_reason}\n" if self._stock_reason else "# not launched yet\n"
+
+    def stats(self) -> dict[str, int]:
+        """Entries held, launches by tier (P direct, R through CompiledKernel.run, S stock on purpose) and misses."""
+        hits = self._counts["earlier"] + (self._text.functions.hits() if self._text else 0)
+        by_run = self._run_tier.hits
+        entries = len(self._text.table) if self._text else 0
+        return {"entries": entries, "P": hits - by_run, "R": by_run, "S": self._counts["stock"], "miss": self._counts["miss"]}
+
+    def clear(self) -> None:
+        """Forget every entry, and every tuned config that this process holds for the kernel."""
+        with self._lock:
+            if self._text is not None:
+                # A callable got from `entry[grid]` earlier still looks in this table.
+                self._text.table.clear()
+            for tuner in self._chain.autotuners():
+                tuner.cache.clear()
+            self._reset()
+
+    def __repr__(self) -> str:
+        return f"<LibEntry {self.__module__}.{self.__name__} {self.stats()}>\n{self.source}"
+
+    def __reduce__(self) -> str | tuple[object, ...]:
+        """By name where a module holds it, as functions are pickled; else made anew around the same kernel."""
+        if getattr(sys.modules.get(self.__module__), self.__name__, None) is self:
+            return self.__name__
+        return LibEntry, (self.fn,)
+
+    def _first(self, grid: Grid, *args: object, **kwargs: object) -> object:
+        # The caller may have kept `entry[grid]` from before the first launch.
+        return self._slow(grid, args, kwargs) if self._text is None else self._launch(grid, *args, **kwargs)
+
+    def _missed(self, shape: Shape, grid: Grid, *values: object) -> object:
+        """From the function generated for `shape`: put the call back together, constants and options by keyword."""
+        more: Values = values[-1]
+        named = dict(zip([p.name for p, _ in shape.passed()] + [name for name, _ in shape.options], values[:-1]))
+        args: list[object] = []
+        for p in self._params:
+            if p.supplied or p.is_constexpr or named[p.name] is UNSET:
+                break
+            args.append(named.pop(p.name))
+        kwargs = {name: value for name, value in named.items() if value is not UNSET} | more
+        if self._text is None or self._text.shape is shape:
+            return self._slow(grid, tuple(args), kwargs)
+        # The caller kept `entry[grid]` from before a newer text.
+        return self._launch(grid, *args, **kwargs)
+
+    def _slow(self, grid: Grid, args: tuple[object, ...], kwargs: Values) -> object:
+        """A call without an entry."""
+        if self._may_be_fast():
+            call = self._bind(args, kwargs)
+            if call is not None:
+                with self._lock:
+                    return self._miss(grid, args, kwargs, call)
+        return self._stock_call(grid, *args, **kwargs)
+
+    def _may_be_fast(self) -> bool:
+        if self._stock_reason or self._is_full or not settings.current().fast_launch:
+            return False
+        return not self._chain.jit.pre_run_hooks and compat.calls_are_default() and launches_here()
+
+    def _stock_call(self, grid: Grid, *args: object, **kwargs: object) -> object:
+        """Tier S: stock Triton, with its tuning done by ours."""
+        self._counts["stock"] += 1
+        stats.count("stock")
+        count_compiles()
+        return self._run_stock(grid, args, kwargs)
+
+    def _run_stock(self, grid: Grid, args: tuple[object, ...], kwargs: Values) -> object:
+        if self._chain.autotuners():
+            untuned: list[tuple[Autotuner, Values]] = []
+            at_autotuners(self._chain, args, kwargs, lambda tuner, seen: untuned.append((tuner, seen)))
+            tuner, seen = untuned[0]
+            if not is_tuned(tuner, args, seen):
+                if device.is_capturing():
+                    return _run_default(tuner, grid, args, seen)
+                from gems_runtime.tuner import prime
+
+                prime(tuner, args, seen, grid)
+        return self.fn.run(*args, grid=grid, warmup=False, **kwargs)
+
+    def _bind(self, args: tuple[object, ...], kwargs: Values) -> Call | None:
+        """The call by name, or None if it is wrong or has arguments that only stock Triton may judge."""
+        by_name = {p.name: p for p in self._params if not p.supplied}
+        positional = [p.name for p in self._params[: self._first_supplied()]]
+        values, options = dict(zip(positional, args)), {}
+        for name, value in kwargs.items():
+            (values if name in by_name else options)[name] = value
+        supplied = {p.name for p in self._params if p.supplied}
+        if len(args) > len(positional) or kwargs.keys() & (supplied | set(positional[: len(args)])):
+            return None
+        kinds = tuple(kind_of(values.get(p.name, UNSET), p.is_constexpr) for p in self._params)
+        call = Call(values, options, kinds)
+        return call if self._is_plain(call) else None
+
+    def _first_supplied(self) -> int:
+        return next((i for i, p in enumerate(self._params) if p.supplied), len(self._params))
+
+    def _is_plain(self, call: Call) -> bool:
+        if ODD in call.kinds or any(ODD == kind_of(v, True) or n.startswith("_") for n, v in call.options.items()):
+            return False
+        flag = compat.tensor_flag(device.torch_device().type)
+        tuned_by = self._chain.tuning_names()
+        for param, kind in zip(self._params, call.kinds):
+            if kind in "TP" and (flag is None or param.name in tuned_by or not getattr(call.values[param.name], flag)):
+                return False
+            if kind == "U" and not param.supplied:
+                if param.default is UNSET or (not param.is_constexpr and kind_of(param.default, False) in "TP" + ODD):
+                    return False
+        return True
+
+    def _miss(self, grid: Grid, args: tuple[object, ...], kwargs: Values, call: Call) -> object:
+        """Let stock Triton launch, and make the entry from what it launched."""
+        self._counts["miss"] += 1
+        stats.count("miss")
+        count_compiles()
+        compat.forget_colliding_keys(self._chain.jit, device.current_index())
+        result = self._run_stock(grid, args, kwargs)
+        kernel = compat.resolve(result)
+        tier = "S" if kernel is None else tier_of(kernel)
+        if tier != "S" and not (self._chain.autotuners() and device.is_capturing()):
+            self._remember(kernel, tier, trace(self._chain, args, kwargs), call)
+        return result
+
+    def _remember(self, kernel: triton.compiler.CompiledKernel, tier: str, found: Trace, call: Call) -> None:
+        globals_ = global_checks(self._chain.jit)
+        if globals_ is None:
+            return
+        shape = self._shape_for(call, found, len(globals_) // 3)
+        if shape is None:
+            return
+        text = self._text
+        if text is None or text.shape != shape:
+            text = self._write(shape, globals_)
+        text.functions.settle(settings.current())
+        if len(text.table) >= TABLE_LIMIT:
+            self._is_full = True
+            _log.warning("%s has %d launch entries; new calls go to stock Triton", self.__name__, TABLE_LIMIT)
+            return
+        constants = [v for v in (*call.values.values(), *call.options.values()) if kind_of(v, True) in "DX"]
+        try:
+            key = text.functions.key(None, **call.values, **call.options)
+        except KeyError:
+            return
+        # A NaN equals nothing, so an entry under it would never be found.
+        if all(element == element for element in key):
+            entry = Entry(kernel, tier, found.config, found.supplied, tuple(constants))
+            text.table[key] = entry.row(kernel.run.launch if tier == "P" else self._run_tier.bind(kernel))
+        self._publish(text)
+
+    def _shape_for(self, call: Call, found: Trace, used_globals: int) -> Shape | None:
+        """The shape in force widened by this call; None, and stock Triton from now on, if a heuristic forbids it."""
+        before = self._text.shape if self._text else None
+        tensors = {p.name for p, kind in zip(self._params, call.kinds) if kind in "TP"}
+        live = [name for name, reads in found.reads.items() if reads.names & tensors]
+        known = {p.name for p in self._params} | call.options.keys()
+        for name, reads in found.reads.items():
+            from_key = name not in live or not reads.names & (self._chain.supplied() - set(live))
+            if reads.opaque or not reads.names <= known or not from_key:
+                self._stock_reason = f"the heuristic for {name} reads more than its arguments by name"
+                self._launch = self._stock_call
+                return None
+        options = {name: frozenset(kind_of(v, True)) for name, v in call.options.items()}
+        kinds = tuple(map(frozenset, call.kinds))
+        by_value = self._chain.tuning_names() | {n for name, r in found.reads.items() if name not in live for n in r.names}
+        if before is not None:
+            seen = dict(before.options)
+            options = {n: seen.get(n, frozenset("U")) | options.get(n, frozenset("U")) for n in [*seen, *(options.keys() - seen)]}
+            kinds = tuple(a | b for a, b in zip(before.kinds, kinds))
+            by_value |= before.by_value
+            live = [name for name in found.reads if name in live or name in before.live]
+        return Shape(
+            params=self._params,
+            kinds=kinds,
+            options=tuple(options.items()),
+            by_value=frozenset(by_value),
+            live=tuple(live),
+            used_globals=used_globals,
+            knobs_set=bool(compat.knob_values(triton.knobs.runtime)),
+            tensor_flag=compat.tensor_flag(device.torch_device().type) or "",
+            has_devices=device.index_reader() is not None,
+            tunes=bool(self._chain.autotuners()),
+            has_pre_hooks=self._chain.has_pre_hooks(),
+        )
+
+    def _write(self, shape: Shape, globals_: Values) -> Text:
+        """Generate the launch function for a shape, with an empty table."""
+        table: dict[tuple, tuple] = {}
+        writer = Writer(shape)
+        bound = self._bound(table, shape) | globals_
+        source = writer.text()
+        return Text(shape, source, compile_text(source, self.__name__, bound), table)
+
+    def _bound(self, table: dict[tuple, tuple], shape: Shape) -> Values:
+        """What the names of the generated text stand for."""
+        hooks = compat.launch_hooks()
+        assert hooks is not None  # calls_are_default() was True
+        constants = {p.name for p in self._params if p.is_constexpr or p.supplied}
+        ints = {p.name for p, kinds in shape.passed() if kinds <= {"I", "U"} and len(kinds) == 1}
+        tuners = self._chain.autotuners()
+        return {
+            "_miss": (lambda *values: _MISSED) if self._chain.prunes() else partial(self._missed, shape),
+            "_table": table,
+            "_settings": settings,
+            "_settings_seen": settings.current(),
+            "_runtime": compat.knob_values(triton.knobs.runtime),
+            "_runtime_seen": dict(compat.knob_values(triton.knobs.runtime)),
+            "_compilation": compat.knob_values(triton.knobs.compilation),
+            "_enter": hooks[0],
+            "_exit": hooks[1],
+            "_pre_run": self._chain.jit.pre_run_hooks,
+            "_unset": UNSET,
+            "_exact": exact,
+            "_ints": _ints,
+            "_Tensor": torch.Tensor,
+            "_Parameter": torch.nn.Parameter,
+            "_Function": FunctionType,
+            "_dtype": tl.dtype,
+            "_contents": operator.attrgetter("cell_contents"),
+            "_resolve": partial(resolve, frozenset(constants | ints)),
+            "_current_device": device.index_reader(),
+            "_stream": device.stream_reader(),
+            "_heuristics": self._chain.heuristics(),
+            "_tuner": tuners[0] if tuners else None,
+            **{f"_default_{p.name}": p.default for p in self._params if p.default is not UNSET},
+        }
+
+    def _publish(self, text: Text) -> None:
+        """Put a text in force, once its first row is in place."""
+        if text is self._text:
+            return
+        if self._text is not None:
+            self._counts["earlier"] += self._text.functions.hits()
+        self._text = text
+        launch = text.functions.launch
+        self._launch = partial(_exact_call, launch, self._slow) if self._chain.prunes() else launch
 
 
 def libentry() -> Callable[[KernelInterface], LibEntry]:
     """Decorator form: `@libentry()` above `@triton.jit`."""
     return LibEntry
+
+
+def _params(chain: Chain) -> list[Param]:
+    supplied = chain.supplied()
+    return [
+        Param(p.name, p.is_constexpr, p.name in supplied, p.default if p.has_default else UNSET) for p in chain.jit.params
+    ]
+
+
+def _stock_launch(fn: KernelInterface, grid: Grid, *args: object, **kwargs: object) -> object:
+    return fn.run(*args, grid=grid, warmup=False, **kwargs)
+
+
+def _exact_call(launch: Callable, slow: Callable, grid: Grid, *args: object, **kwargs: object) -> object:
+    """For kernels whose pruning function sees which arguments came by position: the miss path gets the call as made."""
+    result = launch(grid, *args, **kwargs)
+    return slow(grid, args, kwargs) if result is _MISSED else result
+
+
+def _run_default(tuner: Autotuner, grid: Grid, args: tuple[object, ...], kwargs: Values) -> object:
+    """Launch the first config without tuning: a CUDA graph is being captured, and a benchmark would end up in it."""
+    config = tuner.configs[0]
+    if config.pre_hook is not None:
+        config.pre_hook({**dict(zip(tuner.arg_names, args)), **kwargs, **config.all_kwargs()})
+    return tuner.fn.run(*args, grid=grid, warmup=False, **kwargs, **config.all_kwargs())
+
+
+def _forget_in_child() -> None:
+    """Handles and streams belong to the parent, and another thread of it may have held a lock."""
+    for entry in list(_entries):
+        entry._reset()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)

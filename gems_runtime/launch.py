@@ -1,0 +1,97 @@
+"""How an entry launches: tier P calls Triton's C launcher, R calls `CompiledKernel.run`, S is stock Triton.
+
+Stock Triton is the reference. P and R launch exactly what it would launch, with less work before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import triton
+from triton.compiler import CompiledKernel
+from triton.runtime.autotuner import Config
+from triton.runtime.jit import JITFunction
+
+from gems_runtime import compat, stats
+from gems_runtime.grid import Dims
+
+# Entries per kernel; beyond it new calls go to stock Triton.
+TABLE_LIMIT = 4096
+
+
+@dataclass
+class Entry:
+    """What one key stands for. Holds no tensor."""
+
+    kernel: CompiledKernel
+    tier: str
+    config: Config | None
+    supplied: dict[str, object]  # values of the parameters that a config or heuristic gives
+    keep_alive: tuple[object, ...]  # constants keyed by identity
+    grids: dict[tuple, Dims] = field(default_factory=dict)
+
+    def row(self, launch: Callable[..., object]) -> tuple[object, ...]:
+        """The table row, in the order the launch function unpacks it."""
+        run = self.kernel.run
+        cooperative, pdl = getattr(run, "launch_cooperative_grid", False), getattr(run, "launch_pdl", False)
+        metadata = self.kernel.packed_metadata
+        return launch, self.kernel.function, cooperative, pdl, metadata, self.kernel, self.grids, self
+
+
+class RunTier:
+    """Calls `CompiledKernel.run` with the arguments of the C launcher: for scratch memory and launchers unknown here."""
+
+    def __init__(self) -> None:
+        self.hits = 0
+
+    def bind(self, kernel: CompiledKernel) -> Callable[..., None]:
+        """A stand-in for the C launcher that runs this kernel."""
+
+        def launch(g0: int, g1: int, g2: int, stream: int, function: int, *rest: object) -> None:
+            # rest: cooperative, pdl, two scratch pointers, packed metadata, launch metadata, two hooks, arguments.
+            kernel.run(g0, g1, g2, stream, function, rest[4], None, None, None, *rest[8:])
+            self.hits += 1
+
+        return launch
+
+
+def tier_of(kernel: CompiledKernel) -> str:
+    """P or R for a kernel whose arguments are pointers and scalars; S for tuples and tensor descriptors."""
+    if not all(type(ty) is str and not ty.startswith(("tensordesc", "nvTmaDesc")) for ty in kernel.src.signature.values()):
+        return "S"
+    return "P" if compat.takes_direct_launch(kernel) else "R"
+
+
+def launches_here() -> bool:
+    """True if the active driver's kernels are keyed as ours are; only NVIDIA's are, and one that only compiles is not.
+
+    AMD adds a bit for tensors under 2 GiB to its key; ends when the key has that bit.
+    """
+    driver = triton.runtime.driver.active
+    return not getattr(driver, "compile_only", False) and driver.get_current_target().backend == "cuda"
+
+
+def global_checks(jit: JITFunction) -> dict[str, object] | None:
+    """Names for the launch text that watch the module constants a kernel was compiled with.
+
+    None if one of them has changed already, so that stock Triton raises its error. The launch function compares by
+    identity: these are constants, so a new value is a new object.
+    """
+    names: dict[str, object] = {}
+    for i, ((name, _), (value, scope)) in enumerate(jit.used_global_vals.items()):
+        now = scope.get(name)
+        if now != value:
+            return None
+        names |= {f"_globals_{i}": scope, f"_global_name_{i}": name, f"_global_{i}": now}
+    return names
+
+
+_listening: list[bool] = []
+
+
+def count_compiles() -> None:
+    """Count Triton's compilations in `stats`, from the first call on."""
+    if not _listening:
+        _listening.append(True)
+        compat.chain_compile_listener(lambda found: stats.count("load" if found else "compile"))

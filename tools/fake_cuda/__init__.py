@@ -1,0 +1,161 @@
+"""Whole Triton launches on a machine with no GPU: a recording stand-in for libcuda, and a Triton driver that uses it.
+
+Triton compiles real sm_90 code with its own ptxas and builds its real launcher; only the driver call at the end is
+ours. The driver's tensors live on the CPU. Never load it in a process that uses a real GPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import CompiledKernel
+
+_SOURCE = Path(__file__).with_name("fake_cuda.c")
+_MAX_PARAMS = 128
+_WIDTHS = {"i1": 1, "u1": 1, "i8": 1, "u8": 1, "i16": 2, "u16": 2, "fp16": 2, "bf16": 2, "i32": 4, "u32": 4, "fp32": 4}
+# Triton passes two scratch pointers after the kernel's own arguments.
+_SCRATCH = [8, 8]
+
+
+class _Launch(ctypes.Structure):
+    _fields_ = [
+        ("function", ctypes.c_uint64),
+        ("stream", ctypes.c_uint64),
+        ("grid", ctypes.c_uint32 * 3),
+        ("block", ctypes.c_uint32 * 3),
+        ("shared", ctypes.c_uint32),
+        ("attribute_count", ctypes.c_uint32),
+        ("params", ctypes.c_uint64 * _MAX_PARAMS),
+    ]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What the driver was asked to launch."""
+
+    function: int
+    stream: int
+    grid: tuple[int, ...]
+    block: tuple[int, ...]
+    shared: int
+    attribute_count: int
+    params: tuple[int, ...]
+
+
+@cache
+def library_path() -> Path:
+    """The built stand-in, compiled once per version of its source."""
+    name = hashlib.sha256(_SOURCE.read_bytes()).hexdigest()[:16]
+    folder = Path(tempfile.gettempdir()) / f"gems-fake-cuda-{os.getuid()}" / name
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    library = folder / "libcuda.so.1"
+    if not library.exists():
+        part = folder / f"part.{os.getpid()}"
+        flags = ["-O2", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1"]
+        subprocess.run(["gcc", *flags, str(_SOURCE), "-o", str(part)], check=True)
+        part.replace(library)
+    return library
+
+
+class FakeCuda:
+    """The stand-in library: counts launches and copies out the last one."""
+
+    def __init__(self) -> None:
+        self.library = ctypes.CDLL(str(library_path()), mode=ctypes.RTLD_GLOBAL)
+        self.library.fake_launch_count.restype = ctypes.c_uint64
+        self.library.fake_pointer_queries.restype = ctypes.c_uint64
+        self._widths: list[int] = []
+
+    @property
+    def launch_count(self) -> int:
+        return self.library.fake_launch_count()
+
+    @property
+    def pointer_queries(self) -> int:
+        """How often a launcher asked the driver about a pointer; integer pointers need no question."""
+        return self.library.fake_pointer_queries()
+
+    def record(self, widths: Sequence[int]) -> None:
+        """Copy this many bytes of each parameter of the next launches; no widths, no copy."""
+        self._widths = list(widths)
+        self.library.fake_record((ctypes.c_int * len(widths))(*widths), len(widths))
+
+    def record_kernel(self, kernel: CompiledKernel) -> None:
+        """Copy all parameters of launches of this kernel."""
+        self.record(param_widths(kernel))
+
+    def last(self) -> Launch:
+        raw = _Launch()
+        self.library.fake_last(ctypes.byref(raw))
+        params = tuple(raw.params[: len(self._widths)])
+        return Launch(raw.function, raw.stream, tuple(raw.grid), tuple(raw.block), raw.shared, raw.attribute_count, params)
+
+    def fail_next(self, code: int) -> None:
+        """Make the next launch return this error code."""
+        self.library.fake_fail_next(code)
+
+
+def param_widths(kernel: CompiledKernel) -> list[int]:
+    """Bytes of each parameter that the kernel's launcher passes."""
+    types = [ty for ty in kernel.src.signature.values() if ty != "constexpr"]
+    return [8 if ty.startswith("*") else _WIDTHS.get(ty, 8) for ty in types] + _SCRATCH
+
+
+@cache
+def _driver_class() -> type:
+    # Importing the driver module looks libcuda up, so the path must be set before.
+    from triton.backends.nvidia.driver import CudaDriver, CudaLauncher, CudaUtils
+
+    class FakeDriver(CudaDriver):
+        """Triton's CUDA driver on the stand-in. `stream` and `device` are what a test sets them to."""
+
+        def __init__(self) -> None:
+            self.utils = CudaUtils()
+            self.launcher_cls = CudaLauncher
+            self.stream, self.device = 0, 0
+            self.get_device_capability = lambda device: (9, 0)
+
+        # The plain forms cost what torch's readers do; a test that moves the stream or device replaces them.
+        get_current_stream = staticmethod((0).__mul__)
+        get_current_device = staticmethod((0).__index__)
+
+        def set_current_device(self, device: int) -> None:
+            self.get_current_device = device.__index__
+
+        def set_current_stream(self, stream: int) -> None:
+            self.get_current_stream = lambda device: stream
+
+        def get_current_target(self) -> GPUTarget:
+            return GPUTarget("cuda", 90, 32)
+
+        def get_active_torch_device(self) -> torch.device:
+            return torch.device("cpu")
+
+    return FakeDriver
+
+
+@contextlib.contextmanager
+def active() -> Iterator[FakeCuda]:
+    """Make a driver on the stand-in Triton's active one for a `with` block."""
+    fake = FakeCuda()
+    before = triton.runtime.driver._active
+    with triton.knobs.nvidia.scope():
+        triton.knobs.nvidia.libcuda_path = str(library_path().parent)
+        triton.runtime.driver.set_active(_driver_class()())
+        try:
+            yield fake
+        finally:
+            # `None` again if no driver was chosen yet: asking for the default one fails on a machine with no GPU.
+            triton.runtime.driver._active = before
