@@ -54,13 +54,21 @@ def _is_counts(value: object) -> bool:
 
 
 def _is_ranking(value: object) -> bool:
-    return isinstance(value, list) and all(
+    return isinstance(value, list) and len(value) > 0 and all(
         isinstance(row, list) and len(row) == 2 and isinstance(row[0], dict) and _is_number(row[1]) for row in value
     )
 
 
 def _is_dict(value: object) -> bool:
     return isinstance(value, dict)
+
+
+def _is_config(value: object) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("kwargs"), dict)
+
+
+def _is_fields(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(value.get(part), dict) for part in ("kernel", "device", "problem"))
 
 
 def _checked(check: Callable[[object], bool], **default: object) -> object:
@@ -73,9 +81,9 @@ class Measurement:
 
     key: str = _checked(_is_key)
     kernel: str = _checked(_is_text(300))
-    config: dict[str, Json] = _checked(_is_dict)
+    config: dict[str, Json] = _checked(_is_config)
     # what `key` is the digest of, so that a stored entry can be compared with a live call field by field
-    fields: dict[str, Json] = _checked(_is_dict)
+    fields: dict[str, Json] = _checked(_is_fields)
     status: str = _checked(lambda s: s in STATUSES)
     p50_us: float | None = _checked(_is_time, default=None)
     p20_us: float | None = _checked(_is_time, default=None)
@@ -95,8 +103,8 @@ class Decision:
 
     key: str = _checked(_is_key)
     kernel: str = _checked(_is_text(300))
-    config: dict[str, Json] = _checked(_is_dict)
-    fields: dict[str, Json] = _checked(_is_dict)
+    config: dict[str, Json] = _checked(_is_config)
+    fields: dict[str, Json] = _checked(_is_fields)
     # the fastest candidates as [config, p50 in us], best first
     top: list[Json] = _checked(_is_ranking)
     # how many candidates ended in each status

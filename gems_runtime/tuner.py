@@ -13,7 +13,7 @@ import torch
 import triton
 from triton.runtime.autotuner import Autotuner
 
-from gems_runtime import bench, device, fingerprint, flight, settings, stats, store
+from gems_runtime import bench, device, fingerprint, flight, settings, stats, store, untuned
 from gems_runtime.bench import Timing
 from gems_runtime.candidates import Call
 from gems_runtime.contest import Contest, Outcome
@@ -43,21 +43,30 @@ def prime(tuner: Autotuner, args: tuple[object, ...], kwargs: dict[str, object],
 def _choose(call: Call) -> triton.Config:
     candidates = call.candidates()
     mode = settings.current().tune
-    if len(candidates) == 1 or mode is Mode.OFF or not _can_time(call.tuner):
+    if len(candidates) == 1 or mode is Mode.OFF:
         return candidates[0]
+    if not _can_time(call.tuner):
+        return _default(call, candidates, mode)
     problem = Problem(call, candidates)
     try:
         found = None if mode is Mode.REFRESH else problem.stored()
     except fingerprint.Unstable as error:
         _log.info("the tuning of %s is not kept: %s", problem.kernel, error)
-        return problem.tune_for_this_process() if _may_tune(mode) else candidates[0]
+        return problem.tune_for_this_process() if _may_tune(mode) else _default(call, candidates, mode)
     if found is not None:
         stats.count("store_hit")
         return found
     stats.count("store_miss")
     if mode is Mode.STRICT:
         raise StoreMiss(problem.explain_miss())
-    return problem.tune(shared=mode is Mode.AUTO) if _may_tune(mode) else candidates[0]
+    return problem.tune(shared=mode is Mode.AUTO) if _may_tune(mode) else _default(call, candidates, mode)
+
+
+def _default(call: Call, candidates: list[triton.Config], mode: Mode) -> triton.Config:
+    """The first candidate; in record mode the call is written down for `gems-cache warm`."""
+    if mode is Mode.RECORD:
+        untuned.append(call)
+    return candidates[0]
 
 
 def _can_time(tuner: Autotuner) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 
@@ -30,8 +31,13 @@ def is_writable(directory: Path) -> bool:
 
 
 def why_unwritable(directory: Path) -> str:
-    """What keeps a directory that may not exist yet from being written, or the empty text. Makes nothing."""
+    """What keeps a directory that may not exist yet from being written, or the empty text. Leaves nothing behind."""
     place = directory
     while not place.exists() and place != place.parent:
         place = place.parent
-    return "" if place.is_dir() and is_writable(place) else f"{place} is not a writable directory"
+    try:
+        # permissions do not say it all (root, read-only mounts, /proc): try, with a file that never has a name
+        with tempfile.TemporaryFile(dir=place):
+            return ""
+    except OSError as error:
+        return f"{place}: {error.strerror}"
