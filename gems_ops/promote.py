@@ -1,11 +1,22 @@
-"""Result dtype, shape and strides: asked of ATen itself, by running the overload on meta tensors."""
+"""Result dtype and strides of element-by-element operators, as ATen's TensorIterator decides them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+from torch._prims_common import (
+    ELEMENTWISE_TYPE_PROMOTION_KIND as Promotion,
+)
+from torch._prims_common import (
+    compute_elementwise_output_strides,
+    elementwise_dtypes,
+)
 
 from gems_ops.op import Declined
+
+__all__ = ["Promotion", "elementwise_strides", "opmath", "promoted"]
 
 _OPMATH = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 
@@ -15,39 +26,34 @@ def opmath(dtype: torch.dtype) -> torch.dtype:
     return _OPMATH.get(dtype, dtype)
 
 
-def to_meta(value: object) -> object:
-    """The same tensor without data (also inside lists); anything else as it is."""
-    if isinstance(value, Tensor):
-        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
-    if isinstance(value, (list, tuple)):
-        return [to_meta(v) for v in value]
-    return value
+def promoted(operands: Sequence[object], kind: Promotion) -> tuple[torch.dtype, torch.dtype]:
+    """(compute dtype, result dtype) of tensors and Python numbers together."""
+    return elementwise_dtypes(*operands, type_promotion_kind=kind)
 
 
-def meta_result(overload: torch._ops.OpOverload, args: tuple) -> Tensor:
-    """What ATen would return for these arguments (in schema order), as a meta tensor.
-
-    Costs about 20 us, once per plan. Declines a call that ATen refuses: the native kernel raises its error.
-    """
-    arguments = overload._schema.arguments
-    positional = [to_meta(v) for a, v in zip(arguments, args, strict=True) if not a.kwarg_only]
-    named = {a.name: to_meta(v) for a, v in zip(arguments, args, strict=True) if a.kwarg_only}
+def broadcast_shape(tensors: Sequence[Tensor]) -> tuple[int, ...]:
+    """The shape they broadcast to. Declines shapes that do not; the native kernel says why."""
     try:
-        return overload(*positional, **named)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise Declined(f"ATen refuses the call: {str(error).splitlines()[0]}") from None
+        return tuple(torch.broadcast_shapes(*(t.shape for t in tensors)))
+    except RuntimeError:
+        raise Declined(f"shapes {[tuple(t.shape) for t in tensors]} do not broadcast") from None
 
 
-def common_dtype(operands: list[object]) -> torch.dtype:
-    """The dtype that tensors and Python numbers promote to together."""
-    tensors = [t for t in operands if isinstance(t, Tensor)]
-    dimensioned = [t for t in tensors if t.dim()]
-    result = None
-    for t in operands:
-        left = torch.empty((1,) if dimensioned else (), dtype=result, device="meta") if result else None
-        right = to_meta(t)
-        if left is None:
-            result = right.dtype if isinstance(right, Tensor) else None
-        else:
-            result = torch.result_type(left, right)
-    return result
+def elementwise_strides(tensors: Sequence[Tensor], shape: tuple[int, ...], compute: torch.dtype | None) -> tuple[int, ...]:
+    """Strides that ATen gives a new result.
+
+    `compute` is the dtype that ATen's CPU kernels copy operands of other dtypes to before they look at strides, or
+    None where operands are never copied, as on a GPU.
+    """
+    expanded = []
+    for t in tensors:
+        if t.dim() == 0 and shape:
+            continue  # on the CPU or not, it has no order to offer
+        if compute is not None and t.dtype != compute:
+            t = torch.empty_like(t, device="meta")  # what `.to(dtype)` leaves
+        expanded.append(t.expand(shape))
+    return compute_elementwise_output_strides(*expanded) if expanded else _contiguous(shape)
+
+
+def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return torch.empty(shape, device="meta").stride()

@@ -6,8 +6,11 @@ import triton.language as tl
 
 from gems_ops.op import DOUBLES, NUMBERS
 from gems_ops.pointwise.declare import pointwise
+from gems_ops.promote import Promotion
 from gems_ops.samples import binary, powers, unary
 from gems_ops.workloads import stream
+
+INT_TO_FLOAT = Promotion.INT_TO_FLOAT
 
 
 def _alpha_is_odd(self: object, other: object, alpha: object) -> str | None:
@@ -35,7 +38,7 @@ def mul(self, other):
     return self * other
 
 
-@pointwise("aten::div.Tensor", dtypes=NUMBERS, samples=binary(positive_second=True), bench=stream(2))
+@pointwise("aten::div.Tensor", dtypes=NUMBERS, samples=binary(positive_second=True), bench=stream(2), promotion=INT_TO_FLOAT)
 def div(self, other):
     """self / other, in floating point also for integers"""
     if self.dtype == tl.float32:

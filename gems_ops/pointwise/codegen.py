@@ -57,7 +57,7 @@ def _parameters(v: Variant) -> list[str]:
             out.append(f"{name}_ptr")
         elif operand is Operand.NUMBER:
             out.append(f"{name}: {number_annotation(v.compute)}")
-    out += ["result_ptr", "n"]
+    out += ["result_ptr", "total"]
     if v.rank:
         out += [f"size_{d}" for d in range(1, v.rank)]
         out += [f"{t}_stride_{d}" for t in _tiles(v) for d in range(v.rank)]
@@ -71,10 +71,10 @@ def _tiles(v: Variant) -> list[str]:
 
 def _index_lines(v: Variant) -> list[str]:
     pid = "tl.program_id(0).to(tl.int64)" if v.wide else "tl.program_id(0)"
-    lines = [f"index = {pid} * BLOCK + tl.arange(0, BLOCK)", "mask = index < n"]
+    lines = [f"lane = {pid} * BLOCK + tl.arange(0, BLOCK)", "inside = lane < total"]
     if not v.rank:
         return lines
-    lines.append("rest = index")
+    lines.append("rest = lane")
     for d in range(v.rank - 1, 0, -1):
         lines += [f"i_{d} = rest % size_{d}", f"rest = rest // size_{d}"]
     lines.append("i_0 = rest")
@@ -86,8 +86,8 @@ def _index_lines(v: Variant) -> list[str]:
 def _load_line(v: Variant, name: str, operand: Operand, cast: bool) -> list[str]:
     kind = _TL[v.compute]
     if operand is Operand.TILE:
-        offset = f"{name}_offset" if v.rank else "index"
-        line = f"tl.load({name}_ptr + {offset}, mask=mask)"
+        offset = f"{name}_offset" if v.rank else "lane"
+        line = f"tl.load({name}_ptr + {offset}, mask=inside)"
     elif operand is Operand.POINT:
         line = f"tl.load({name}_ptr)"
     elif operand is Operand.NUMBER:
@@ -100,12 +100,15 @@ def _load_line(v: Variant, name: str, operand: Operand, cast: bool) -> list[str]
 
 
 def source(v: Variant) -> str:
-    """The kernel's text; SCALAR is the scalar function."""
+    """The kernel's text; SCALAR is the scalar function.
+
+    Local names (lane, inside, rest, total) are none of ATen's argument names: those name the operands.
+    """
     body = _index_lines(v)
     for name, operand, cast in zip(v.names, v.operands, v.casts, strict=True):
         body += _load_line(v, name, operand, cast)
-    offset = "result_offset" if v.rank else "index"
-    body.append(f"tl.store(result_ptr + {offset}, SCALAR({', '.join(v.names)}), mask=mask)")
+    offset = "result_offset" if v.rank else "lane"
+    body.append(f"tl.store(result_ptr + {offset}, SCALAR({', '.join(v.names)}), mask=inside)")
     return f"def kernel({', '.join(_parameters(v))}):\n" + "".join(f"    {line}\n" for line in body)
 
 

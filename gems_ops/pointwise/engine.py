@@ -14,7 +14,7 @@ from torch import Tensor
 from gems_ops.layout import INT32_EXTENT, extent
 from gems_ops.op import Declined
 from gems_ops.pointwise.codegen import Operand, Variant, kernel
-from gems_ops.promote import common_dtype, meta_result, opmath
+from gems_ops.promote import Promotion, broadcast_shape, elementwise_strides, promoted
 from gems_runtime import device
 
 BLOCK = 1024  # 128 threads x 8 elements: one 16-byte access each for 2-byte types, two for 4-byte types
@@ -29,7 +29,8 @@ class Pointwise:
     overload: torch._ops.OpOverload
     raw: frozenset[str]  # tensor arguments that keep their dtype: masks, conditions
     fixed: frozenset[str]  # numbers that are compiled in
-    compares: bool  # computes in the operands' common dtype though the result is bool
+    promotion: Promotion
+    contiguous: bool  # the result is contiguous whatever the operands' order
     when: Callable[..., str | None] | None  # a reason to decline, from the arguments
 
     def plan(self, *args: object, out: Tensor | None = None) -> Callable[..., Tensor]:
@@ -37,16 +38,22 @@ class Pointwise:
         reason = self.when(*args) if self.when else None
         if reason:
             raise Declined(reason)
-        want = meta_result(self.overload, args)
-        if out is not None and (out.dtype != want.dtype or out.shape != want.shape):
-            raise Declined(f"out= is {out.dtype} {tuple(out.shape)}, the result is {want.dtype} {tuple(want.shape)}")
-        return _Plan(self, args, want if out is None else out, out is None).build()
+        tensors = [v for v in args if isinstance(v, Tensor)]
+        compute, dtype = promoted(self.operands(args), self.promotion)
+        shape = broadcast_shape(tensors)
+        if out is None:
+            copies = dtype if device.torch_device().type == "cpu" else None
+            strides = elementwise_strides([] if self.contiguous else tensors, shape, copies)
+            return _Plan(self, args, compute, torch.empty_strided(shape, strides, dtype=dtype, device="meta"), True).build()
+        if out.dtype != dtype or tuple(out.shape) != shape:
+            raise Declined(f"out= is {out.dtype} {tuple(out.shape)}, the result is {dtype} {shape}")
+        return _Plan(self, args, compute, out, False).build()
 
-    def compute_dtype(self, args: tuple, result: torch.dtype) -> torch.dtype:
-        if not self.compares:
-            return opmath(result)
-        operands = [v for n, v in zip(self.names, args, strict=True) if n not in self.raw and isinstance(v, (Tensor, bool, int, float))]
-        return opmath(common_dtype(operands))
+    def operands(self, args: tuple) -> list[object]:
+        """The arguments that take part in promotion."""
+        kinds = {a.name: str(a.type) for a in self.overload._schema.arguments}
+        promoting = (n for n in self.names if n not in self.raw and (kinds[n] == "Tensor" or n in self.fixed))
+        return [args[self.names.index(n)] for n in promoting]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -56,9 +63,8 @@ class Pointwise:
 class _Plan:
     """The thinking of one plan; thrown away when its closure is built."""
 
-    def __init__(self, op: Pointwise, args: tuple, result: Tensor, allocate: bool) -> None:
-        self.op, self.args, self.result, self.allocate = op, args, result, allocate
-        self.compute = op.compute_dtype(args, result.dtype)
+    def __init__(self, op: Pointwise, args: tuple, compute: torch.dtype, result: Tensor, allocate: bool) -> None:
+        self.op, self.args, self.compute, self.result, self.allocate = op, args, compute, result, allocate
         self.kinds = [Operand.FIXED if n in op.fixed else _operand_kind(v) for n, v in zip(op.names, args, strict=True)]
         tiles = [v for v, k in zip(args, self.kinds, strict=True) if k is Operand.TILE]
         strides = [_expanded_strides(t, result.shape) for t in tiles] + [tuple(result.stride())]

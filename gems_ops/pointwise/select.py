@@ -38,11 +38,16 @@ def where(condition, self, other):
 
 
 def _value_does_not_fit(self: Tensor, mask: Tensor, value: object) -> str | None:
-    kind = value.dtype if isinstance(value, Tensor) else torch.result_type(torch.empty((), dtype=torch.bool), value)
+    if isinstance(value, Tensor):
+        return None if value.dtype == self.dtype else f"value is {value.dtype}, self {self.dtype}"
+    kind = torch.result_type(torch.empty((), dtype=torch.bool), value)
     return None if torch.can_cast(kind, self.dtype) else f"a value of {kind} does not fit {self.dtype}"
 
 
-_MASKED = dict(dtypes=ALL, argument_dtypes={"mask": BOOL, "value": ALL}, raw=frozenset({"mask"}), when=_value_does_not_fit)
+_MASKED = dict(
+    dtypes=ALL, argument_dtypes={"mask": BOOL, "value": ALL}, raw=frozenset({"mask"}),
+    contiguous=True, when=_value_does_not_fit,
+)  # fmt: skip
 
 
 @pointwise("aten::masked_fill.Scalar", samples=masked(number=True), bench=_masked(0.5), **_MASKED)
