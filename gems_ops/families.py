@@ -2,3 +2,4 @@
 
 import gems_ops.linalg  # noqa: F401
 import gems_ops.pointwise  # noqa: F401
+import gems_ops.reduce  # noqa: F401

@@ -40,3 +40,23 @@ def touches(a: Tensor, b: Tensor) -> bool:
     a1 = a0 + extent(a.shape, a.stride()) * a.element_size()
     b1 = b0 + extent(b.shape, b.stride()) * b.element_size()
     return a0 < b1 and b0 < a1
+
+
+def collapse(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[list[int], list[list[int]]]:
+    """The fewest dimensions that walk several tensors of one shape alike, by falling stride of the last of them.
+
+    Gives the sizes and, for each tensor, its strides. Dimensions of size 1 vanish.
+    """
+    order = sorted((d for d in range(len(shape)) if shape[d] != 1), key=lambda d: -strides[-1][d])
+    sizes: list[int] = []
+    merged: list[list[int]] = [[] for _ in strides]
+    for d in order:
+        if sizes and all(m[-1] == s[d] * shape[d] for m, s in zip(merged, strides, strict=True)):
+            sizes[-1] *= shape[d]
+            for m, s in zip(merged, strides, strict=True):
+                m[-1] = s[d]
+        else:
+            sizes.append(shape[d])
+            for m, s in zip(merged, strides, strict=True):
+                m.append(s[d])
+    return sizes, merged

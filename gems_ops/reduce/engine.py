@@ -1,0 +1,118 @@
+"""Plans reductions: one launch, or two where few outputs need many elements. No atomics: the same bits on every run."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from math import prod
+
+import torch
+import triton.language as tl
+from torch import Tensor
+
+from gems_ops.layout import INT32_EXTENT
+from gems_ops.op import result_buffer
+from gems_ops.reduce.geometry import ONE, Geometry, Tiling, geometry, reduced_dims, result_shape, tiling
+from gems_ops.reduce.kernels import _reduce_kernel, _reduce_strided_kernel
+from gems_runtime import device
+
+Launch = Callable[[Tensor, Tensor], None]  # (x, out)
+
+TL = {
+    torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32, torch.float64: tl.float64,
+    torch.uint8: tl.uint8, torch.int8: tl.int8, torch.int16: tl.int16, torch.int32: tl.int32, torch.int64: tl.int64,
+    torch.bool: tl.int1,
+}  # fmt: skip
+
+
+SM_COUNT_UNKNOWN = 132  # of an H100 or H200, where kernels are compiled for a target that is not here
+
+
+@functools.cache
+def _sm_count(_index: int) -> int:
+    return device.identity().sm_count or SM_COUNT_UNKNOWN
+
+
+def sm_count() -> int:
+    """Multiprocessors of the current device."""
+    return _sm_count(device.current_index())
+
+
+def accumulator(dtype: torch.dtype, how: str) -> torch.dtype:
+    """The type that a reduction with results of `dtype` adds or compares in."""
+    if dtype == torch.float64:
+        return torch.float64
+    if dtype.is_floating_point:
+        return torch.float32
+    return torch.int32 if how == "max" and dtype != torch.int64 else torch.int64
+
+
+def plan_reduction(
+    x: Tensor, dim: int | list[int] | None, keepdim: bool, dtype: torch.dtype, out: Tensor | None, how: str
+) -> Callable[..., Tensor]:
+    """A closure (x, ..., out) -> result for tensors like `x`; `dtype` is the result's. Raises Declined."""
+    reduced = reduced_dims(dim, x.dim())
+    shape = result_shape(x.shape, reduced, keepdim)
+    probe = result_buffer(out, shape, dtype, torch.device("meta"))
+    strides = [s for d, s in enumerate(probe.stride()) if d not in reduced] if keepdim else probe.stride()
+    launch = plan_launch(geometry(x.shape, x.stride(), strides, reduced), dtype, how)
+    if out is not None:
+        def write(x: Tensor, *rest: object) -> Tensor:
+            launch(x, rest[-1])
+            return rest[-1]
+
+        return write
+
+    def allocate(x: Tensor, *_rest: object) -> Tensor:
+        result = torch.empty(shape, dtype=dtype, device=x.device)
+        launch(x, result)
+        return result
+
+    return allocate
+
+
+def plan_launch(g: Geometry, dtype: torch.dtype, how: str) -> Launch:
+    """The launches for one geometry: `how` is sum, mean or max."""
+    t = tiling(g, sm_count(), device.interpreted())
+    if t.splits == 1:
+        return _stage(g, t, dtype, accumulator(dtype, how), how)
+    acc = accumulator(dtype, how)
+    n_outputs = g.col.size * prod(a.size for a in g.batch)
+    partial = _stage(g.numbered(), t, dtype, acc, "sum" if how == "mean" else how, out_stride_split=n_outputs)
+    g2 = g.of_partials(t.splits)
+    final = _stage(g2, tiling(g2, 1, device.interpreted()), acc, acc, how, divisor=g.n_reduced)
+
+    def launch(x: Tensor, out: Tensor) -> None:
+        buffer = torch.empty((t.splits, n_outputs), dtype=acc, device=x.device)
+        partial(x, buffer)
+        final(buffer, out)
+
+    return launch
+
+
+def _stage(
+    g: Geometry, t: Tiling, cast: torch.dtype, acc: torch.dtype, how: str, out_stride_split: int = 0, divisor: int = 0
+) -> Launch:
+    """One launch of the short kernel where the geometry fits it, else of the long one."""
+    constants = {
+        "CAST": TL[cast], "ACC": TL[acc], "HOW": how, "WIDE": g.extent > INT32_EXTENT,
+        "BLOCK_M": t.block_m, "BLOCK_N": t.block_n, "num_warps": t.num_warps,
+    }  # fmt: skip
+    col, n = g.col, g.n
+    if len(g.batch) < 2 and not g.outer:
+        b = g.batch[0] if g.batch else ONE
+        layout = (col.size, col.x, col.out, b.x, b.out, out_stride_split, n.size, n.x)
+        kernel = _reduce_kernel[(t.programs, t.splits)]
+    else:
+        b, r = (ONE,) * (4 - len(g.batch)) + g.batch, (ONE,) * (3 - len(g.outer)) + g.outer
+        layout = (
+            col.size, col.x, col.out, out_stride_split, *(a.size for a in b[1:]), *(a.x for a in b),
+            *(a.out for a in b), n.size, n.x, *(a.size for a in r), *(a.x for a in r),
+        )  # fmt: skip
+        kernel = _reduce_strided_kernel[(t.programs, t.splits)]
+    numbers = (*layout, t.steps_per_split, divisor or g.n_reduced)
+
+    def launch(x: Tensor, out: Tensor) -> None:
+        kernel(x, out, *numbers, **constants)
+
+    return launch
