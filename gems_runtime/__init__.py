@@ -1,8 +1,8 @@
 """gems_runtime: a kernel cache and launch runtime for Triton. It names no operator.
 
 Modules, top to bottom; each imports only from those above it:
-errors, settings, compat, device, stats, signature, grid, chain, launch, fingerprint, records, store, flight, bench, tuner,
-entry, warm, cli. Importing the package opens no file and touches no device.
+errors, settings, compat, device, stats, signature, grid, chain, launch, records, toolchain, fingerprint, store, flight,
+bench, numerics, candidates, contest, argspec, gridspec, untuned, strategy, tuner, libtuner, entry, target, warm, cli. Importing the package opens no file and touches no device.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import importlib
 _PUBLIC = {
     "LibEntry": "entry",
     "libentry": "entry",
+    "LibTuner": "libtuner",
+    "libtuner": "libtuner",
 }
 
 __all__ = list(_PUBLIC)

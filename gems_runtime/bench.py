@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from gems_runtime import device
+
 # Names everything below that changes a number; part of every tuning key.
 PROTOCOL = "events-cold-1"
 _SCREEN_MS = 3.0
@@ -42,10 +44,10 @@ class ColdTimer:
     """Times launches on the current CUDA device. Holds a buffer that is larger than the L2 while it lives."""
 
     def __init__(self) -> None:
-        l2 = torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size
+        size = max(_FLUSH_BYTES, 2 * device.identity().l2_bytes)
         # Writing it also takes the GPU longer (about 80 us on an H200) than the host needs to enqueue one launch,
         # so the events time the kernel and not the host.
-        self._flush = torch.empty(max(_FLUSH_BYTES, 2 * l2), dtype=torch.int8, device="cuda")
+        self._flush = torch.empty(size, dtype=torch.int8, device=device.torch_device())
 
     def __call__(self, launch: Launch, budget_ms: float = _SCREEN_MS) -> Timing:
         """A first look that takes about `budget_ms`, and at least three launches."""
@@ -57,11 +59,11 @@ class ColdTimer:
     def samples(self, launch: Launch, n: int) -> list[float]:
         """The times of n launches in microseconds."""
         pairs = [self._timed(launch) for _ in range(n)]
-        torch.cuda.synchronize()
+        device.synchronize()
         return [start.elapsed_time(end) * 1000 for start, end in pairs]
 
-    def _timed(self, launch: Launch) -> tuple[torch.cuda.Event, torch.cuda.Event]:
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    def _timed(self, launch: Launch) -> tuple[torch.Event, torch.Event]:
+        start, end = device.timing_event(), device.timing_event()
         launch.before()
         self._flush.zero_()
         start.record()

@@ -75,7 +75,7 @@ class Call:
         def run() -> None:
             try:
                 self.tuner.fn.run(*self.args, **run_kwargs)
-            except Exception as error:
+            except LAUNCH_ERRORS as error:
                 self.tuner.post_hook(hook_arguments, exception=error)
                 raise
 

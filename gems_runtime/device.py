@@ -107,3 +107,13 @@ def index_reader() -> Callable[[], int] | None:
 def stream_reader() -> Callable[[int], int]:
     """Reads the current stream's handle for a device ordinal."""
     return triton.runtime.driver.active.get_current_stream
+
+
+def timing_event() -> torch.cuda.Event:
+    """An event whose distance to another, once both have passed, `elapsed_time` tells in milliseconds."""
+    return torch.cuda.Event(enable_timing=True)
+
+
+def free_bytes() -> int | None:
+    """Memory that the current device has left; None where the host's is used."""
+    return torch.cuda.mem_get_info()[0] if torch_device().type == "cuda" else None

@@ -194,12 +194,9 @@ def find_config(fields: Mapping[str, Json], candidates: Iterable[triton.Config])
 Bucket = Callable[[str, object], object]
 
 
-def exact(name: str, value: object) -> object:
-    """The bucketing of stock Triton: none."""
-    return value
-
-
-def problem_fields(tuner: Autotuner, named: Mapping[str, object], bucket: Bucket = exact) -> dict[str, Json]:
+def problem_fields(
+    tuner: Autotuner, named: Mapping[str, object], bucket: Bucket = lambda name, value: value
+) -> dict[str, Json]:
     """What the call fixes: tuning keys, argument classes as the compiler sees them, constexprs and launch options."""
     jit = jit_of(tuner)
     params = {p.name: p for p in jit.params}

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
+from gems_runtime import device
 from gems_runtime.bench import Launch
 
 # Share of an element plus the tensor's root mean square that two configurations may differ by: they add up in another
@@ -44,11 +45,12 @@ class Gate:
 def fits(named: Mapping[str, object]) -> bool:
     """True if the device has room for the copies that a Gate makes."""
     tensors = [t for t in named.values() if isinstance(t, torch.Tensor)]
-    if not any(t.is_cuda for t in tensors):
+    free = device.free_bytes()
+    if free is None or not tensors:
         return True
     # two copies, and two float32 images of the largest tensor while it is compared
     needed = 2 * sum(t.nbytes for t in tensors) + 8 * max(t.numel() for t in tensors)
-    return needed < 0.8 * torch.cuda.mem_get_info()[0]
+    return needed < 0.8 * free
 
 
 def agree(got: torch.Tensor, want: torch.Tensor) -> bool:

@@ -20,6 +20,7 @@ from gems_runtime.contest import Contest, Outcome
 from gems_runtime.errors import NoValidConfig, StoreMiss
 from gems_runtime.records import Decision, Json, Measurement, canonical, digest
 from gems_runtime.settings import Mode
+from gems_runtime.strategy import bucket_of
 
 _log = logging.getLogger(__name__)
 # One tuning at a time: two would disturb each other's timings, and pruning leaves its arguments in the autotuner.
@@ -96,7 +97,7 @@ class Problem:
     def fields(self) -> dict[str, Json]:
         """What the decision depends on. Raises fingerprint.Unstable."""
         tuner, named = self._call.tuner, self._call.named
-        problem = fingerprint.problem_fields(tuner, named)
+        problem = fingerprint.problem_fields(tuner, named, bucket_of(tuner))
         return fingerprint.decision_fields(self._shared, problem, self._candidates)
 
     @cached_property

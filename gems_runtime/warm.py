@@ -19,6 +19,7 @@ from triton.runtime.jit import KernelInterface
 
 from gems_runtime import argspec, device, gridspec, stats, store, target
 from gems_runtime.argspec import CallSpec
+from gems_runtime.candidates import LAUNCH_ERRORS
 from gems_runtime.entry import LibEntry
 from gems_runtime.errors import GemsError, StoreError, UsageError
 from gems_runtime.launch import count_compiles
@@ -27,6 +28,8 @@ from gems_runtime.store import place
 
 GROUP = "gems_runtime.operators"
 DEFAULT_TARGET = "cuda:90"
+# What one bad call raises (a compiler's assertion, a full device, a wrong argument): named at the end, the rest go on.
+JOB_ERRORS = (GemsError, *LAUNCH_ERRORS, AssertionError, TypeError, ValueError)
 
 
 class Job(Protocol):
@@ -214,8 +217,7 @@ def run(jobs: Iterable[Job], compile_target: str | None) -> Report:
             report.calls += 1
             try:
                 job.run()
-            # Whatever one call raises (a compiler's assertion, a full device) is that call's: it is named at the end.
-            except Exception as error:
+            except JOB_ERRORS as error:
                 report.failed.append({"label": job.label, "error": f"{type(error).__name__}: {error}"[:500]})
     counts = {name: n - before[name] for name, n in stats.snapshot().items()}
     report.tuned, report.benchmarks = counts["tune"], counts["benchmark"]
