@@ -1,0 +1,3 @@
+"""Creation: arange, full."""
+
+import gems_ops.create.fill  # noqa: F401
