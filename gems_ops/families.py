@@ -4,3 +4,4 @@ import gems_ops.create  # noqa: F401
 import gems_ops.linalg  # noqa: F401
 import gems_ops.pointwise  # noqa: F401
 import gems_ops.reduce  # noqa: F401
+import gems_ops.rows  # noqa: F401

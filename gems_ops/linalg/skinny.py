@@ -18,7 +18,7 @@ from gems_ops.linalg.operands import Product, input_precision
 from gems_ops.linalg.tile import accumulate, load_tile, store_tile
 from gems_runtime import LibEntry
 
-# Programs that keep an H200's 132 multiprocessors busy; a band of 32 columns of 4096 just does, without a second kernel.
+# Programs that keep an H200's 132 multiprocessors busy: 32-column bands of 4096 just do, without a second kernel.
 _ENOUGH_PROGRAMS = 128
 _FEWEST_BLOCKS = 8  # of K in one split: less than that, and starting a program costs more than it streams
 _COMBINE_BLOCK = 512

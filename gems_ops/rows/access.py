@@ -1,0 +1,21 @@
+"""Kernel pieces that address rows and compute in float32, or in float64 where the data is."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def row_offsets(rows, inner, stride_outer, stride_inner):
+    """Offsets [R] of the rows' first elements; a row is counted as (outer, inner). rows is int64."""
+    return rows // inner * stride_outer + rows % inner * stride_inner
+
+
+@triton.jit
+def widen(x):
+    """x in the dtype arithmetic is done in."""
+    if x.dtype == tl.float64:
+        return x
+    else:
+        return x.to(tl.float32)

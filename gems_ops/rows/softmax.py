@@ -1,0 +1,210 @@
+"""softmax and log_softmax: whole rows in registers, or an online pass over long rows, which several programs may share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from gems_ops import samples, workloads
+from gems_ops.op import DOUBLES, Declined, Sample, op, result_buffer
+from gems_ops.rows.access import row_offsets, widen
+from gems_ops.rows.tiling import rows_of, strides_along, tiling
+from gems_runtime import LibEntry
+
+_MOST = 32768  # elements of a tile: 64 for each of 512 threads
+
+
+@triton.jit
+def _normalised(x, high, total, LOG: tl.constexpr):
+    """The result for x [R, N] in rows of maximum `high` and sum `total` of exp(x - high), both [R]."""
+    if LOG:
+        return x - high[:, None] - tl.log(total)[:, None]
+    else:
+        return tl.exp(x - high[:, None]) / total[:, None]
+
+
+@LibEntry
+@triton.jit
+def _whole_softmax_kernel(
+    x_ptr,
+    y_ptr,
+    n_rows,
+    n_cols,
+    inner,
+    x_outer,
+    x_inner,
+    x_col,
+    y_outer,
+    y_inner,
+    y_col,
+    LOG: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    # int64: row * stride passes 2**31
+    rows = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
+    cols = tl.arange(0, BLOCK_N).to(tl.int64)
+    ok = (rows < n_rows)[:, None] & (cols < n_cols)[None, :]
+    x_at = row_offsets(rows, inner, x_outer, x_inner)[:, None] + cols[None, :] * x_col
+    x = widen(tl.load(x_ptr + x_at, mask=ok, other=float("-inf")))
+    # A row of nothing but -inf gives nan, as -inf - -inf is.
+    high = tl.max(x, axis=1)
+    total = tl.sum(tl.exp(x - high[:, None]), axis=1)
+    y_at = row_offsets(rows, inner, y_outer, y_inner)[:, None] + cols[None, :] * y_col
+    tl.store(y_ptr + y_at, _normalised(x, high, total, LOG).to(y_ptr.dtype.element_ty), mask=ok)
+
+
+@LibEntry
+@triton.jit
+def _long_softmax_kernel(
+    x_ptr,
+    y_ptr,
+    high_ptr,
+    total_ptr,
+    n_rows,
+    n_cols,
+    chunk,
+    inner,
+    x_outer,
+    x_inner,
+    x_col,
+    y_outer,
+    y_inner,
+    y_col,
+    LOG: tl.constexpr,
+    MEASURE: tl.constexpr,  # find maximum and sum of this program's chunk ...
+    WRITE: tl.constexpr,  # ... and write its results; the programs of one row meet in high, total [n_rows, SPLITS]
+    SPLITS: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    rows = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
+    split = tl.program_id(1)
+    start = split * chunk
+    stop = min(start + chunk, n_cols)
+    row_ok = (rows < n_rows)[:, None]
+    x_rows = row_offsets(rows, inner, x_outer, x_inner)[:, None]
+
+    if MEASURE:
+        DTYPE: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
+        high = tl.full((BLOCK_R,), float("-inf"), dtype=DTYPE)
+        total = tl.zeros((BLOCK_R,), dtype=DTYPE)
+        for first in range(start, stop, BLOCK_N):
+            cols = first + tl.arange(0, BLOCK_N).to(tl.int64)
+            ok = row_ok & (cols < stop)[None, :]
+            x = widen(tl.load(x_ptr + x_rows + cols[None, :] * x_col, mask=ok, other=float("-inf")))
+            higher = tl.maximum(high, tl.max(x, axis=1))
+            # While only -inf was seen, its exponentials count as 0.
+            finite = tl.where(higher == float("-inf"), 0.0, higher)
+            total = total * tl.exp(high - finite) + tl.sum(tl.exp(x - finite[:, None]), axis=1)
+            high = higher
+        if not WRITE:
+            tl.store(high_ptr + rows * SPLITS + split, high, mask=rows < n_rows)
+            tl.store(total_ptr + rows * SPLITS + split, total, mask=rows < n_rows)
+    else:
+        splits = tl.arange(0, BLOCK_S)
+        at = rows[:, None] * SPLITS + splits[None, :]
+        split_ok = row_ok & (splits < SPLITS)[None, :]
+        highs = tl.load(high_ptr + at, mask=split_ok, other=float("-inf"))
+        high = tl.max(highs, axis=1)
+        finite = tl.where(high == float("-inf"), 0.0, high)
+        totals = tl.load(total_ptr + at, mask=split_ok, other=0.0)
+        total = tl.sum(totals * tl.exp(highs - finite[:, None]), axis=1)
+
+    if WRITE:
+        y_rows = row_offsets(rows, inner, y_outer, y_inner)[:, None]
+        for first in range(start, stop, BLOCK_N):
+            cols = first + tl.arange(0, BLOCK_N).to(tl.int64)
+            ok = row_ok & (cols < stop)[None, :]
+            x = widen(tl.load(x_ptr + x_rows + cols[None, :] * x_col, mask=ok, other=float("-inf")))
+            y = _normalised(x, high, total, LOG)
+            tl.store(y_ptr + y_rows + cols[None, :] * y_col, y.to(y_ptr.dtype.element_ty), mask=ok)
+
+
+def _run(x: Tensor, dim: int, half_to_float: bool, out: Tensor | None, log: bool) -> Tensor:
+    if half_to_float and x.dtype not in (torch.float16, torch.bfloat16):
+        raise Declined(f"half_to_float of {x.dtype}")
+    rows = rows_of(x, dim)
+    y = result_buffer(out, x.shape, torch.float32 if half_to_float else x.dtype, x.device)
+    x_strides, y_strides = strides_along(x, dim, rows), strides_along(y, dim, rows)
+    if x_strides is None:
+        return _run(x.contiguous(), dim, half_to_float, y, log)
+    if y_strides is None:
+        return y.copy_(_run(x, dim, half_to_float, None, log))
+    t = tiling(rows, x_strides, _MOST)
+    n_rows, n_cols, inner = rows.n_rows, rows.n_cols, rows.inner
+    blocks = {"LOG": log, "BLOCK_R": t.block_r, "BLOCK_N": t.block_n, "num_warps": t.num_warps}
+    if t.whole:
+        _whole_softmax_kernel[(t.programs,)](x, y, n_rows, n_cols, inner, *x_strides, *y_strides, **blocks)
+        return y
+    blocks |= {"SPLITS": t.splits, "BLOCK_S": triton.next_power_of_2(t.splits)}
+    high = total = y  # not read by a program that has its rows to itself
+    if t.splits > 1:
+        precise = torch.float64 if x.dtype == torch.float64 else torch.float32
+        high, total = torch.empty((2, n_rows, t.splits), dtype=precise, device=x.device)
+    phases = ((True, True),) if t.splits == 1 else ((True, False), (False, True))
+    for measure, write in phases:
+        _long_softmax_kernel[(t.programs, t.splits)](
+            x,
+            y,
+            high,
+            total,
+            n_rows,
+            n_cols,
+            t.chunk,
+            inner,
+            *x_strides,
+            *y_strides,
+            MEASURE=measure,
+            WRITE=write,
+            **blocks,
+        )
+    return y
+
+
+def _samples(dtype: torch.dtype) -> Iterator[Sample]:
+    for shape in samples.SHAPES:
+        x = samples.values(shape, dtype)
+        for dim in range(-max(len(shape), 1), 0):
+            yield Sample((x, dim, False))
+    for x in samples.layouts((6, 10), dtype):
+        yield Sample((x, 0, False))
+        yield Sample((x, 1, False))
+    for x in samples.layouts((2, 3, 40), dtype):
+        for dim in range(3):
+            yield Sample((x, dim, False))
+    extremes = torch.tensor([[1.0, 2.0, float("-inf")], [float("-inf")] * 3, [float("inf"), 0.0, 1.0], [60000.0, 0.0, 1.0]])
+    yield Sample((extremes.to(dtype), 1, False))
+    # Rows too long for one tile, shared by programs: with a chunk of -inf first; down the columns.
+    long = samples.values((2, 40000), dtype)
+    long[0, :20000] = float("-inf")
+    yield Sample((long, 1, False))
+    yield Sample((samples.values((1100, 40), dtype), 0, False))
+
+
+_BENCH_SHAPES = ((4096, 1024), (4096, 8192), (8192, 32768), (1024, 131072), (1048576, 32))
+
+
+def _bench(dim: int, shape: tuple[int, ...]) -> workloads.Workload:
+    label = "x".join(map(str, shape)) + f" dim {dim}"
+    return workloads.Workload(label, lambda dtype, device: ((workloads.random_like(shape, dtype, device), dim, False), {}))
+
+
+_BENCH = (*(_bench(-1, shape) for shape in _BENCH_SHAPES), _bench(0, (8192, 8192)))
+
+
+@op("aten::_softmax", dtypes=DOUBLES, samples=_samples, bench=_BENCH, aliasing=True, wide=True)
+def softmax(self: Tensor, dim: int, half_to_float: bool, out: Tensor | None = None) -> Tensor:
+    """exp(self) over its sum along dim."""
+    return _run(self, dim, half_to_float, out, log=False)
+
+
+@op("aten::_log_softmax", dtypes=DOUBLES, samples=_samples, bench=_BENCH, aliasing=True, wide=True)
+def log_softmax(self: Tensor, dim: int, half_to_float: bool, out: Tensor | None = None) -> Tensor:
+    """self minus the logarithm of the sum of exp(self) along dim."""
+    return _run(self, dim, half_to_float, out, log=True)

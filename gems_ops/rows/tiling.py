@@ -1,0 +1,116 @@
+"""How rows along one dimension of a tensor lie in memory, and how a kernel cuts them into tiles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+
+import triton
+from torch import Tensor
+
+from gems_ops.op import Declined
+
+_MULTIPROCESSORS = 132  # of an H200
+_TILE = 4096  # elements of a tile of short rows: 32 for each thread of 4 warps
+_MOST_WARPS = 16  # 1024 threads, the most of a workgroup, where a warp has 64
+_MOST_SPLITS = 512
+
+
+@dataclass(slots=True)
+class Rows:
+    """A shape as (outer, n_cols, inner); row r is (r // inner, r % inner). Rows of several tensors correspond."""
+
+    n_rows: int
+    n_cols: int
+    inner: int
+
+
+def rows_of(t: Tensor, dim: int) -> Rows:
+    """The rows of t along dim. Declines a dim out of range."""
+    ndim = max(t.dim(), 1)
+    if not -ndim <= dim < ndim:
+        raise Declined(f"dim {dim} is out of range")
+    if t.dim() == 0:
+        return Rows(1, 1, 1)
+    dim %= ndim
+    n_cols, inner = t.shape[dim], prod(t.shape[dim + 1 :])
+    n_rows = t.numel() // n_cols
+    # With nothing outside, rows are counted by one stride: the kernel then has no division.
+    return Rows(n_rows, n_cols, 1 if inner == n_rows else inner)
+
+
+def strides_along(t: Tensor, dim: int, rows: Rows) -> tuple[int, int, int] | None:
+    """(outer, inner, column) strides that read t as `rows`; None if a side of dim is not one evenly strided dimension."""
+    if t.dim() == 0:
+        return (1, 1, 1)
+    dim %= t.dim()
+    outer = _folded(t.shape[:dim], t.stride()[:dim])
+    inner = _folded(t.shape[dim + 1 :], t.stride()[dim + 1 :])
+    if outer is None or inner is None:
+        return None
+    if rows.inner == 1 and prod(t.shape[:dim]) == 1:
+        outer = inner
+    return (outer, inner, t.stride()[dim])
+
+
+def _folded(sizes: tuple[int, ...], strides: tuple[int, ...]) -> int | None:
+    """The stride of dimensions counted as one, row-major; 0 if they hold one element; None if they do not fold."""
+    folded, expected = 0, None
+    for size, stride in zip(reversed(sizes), reversed(strides), strict=True):
+        if size == 1:
+            continue
+        if expected is None:
+            folded = stride
+        elif stride != expected:
+            return None
+        expected = stride * size
+    return folded
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Tiles of block_r rows by block_n columns. One tile holds whole rows, or a program loops over `chunk` columns."""
+
+    block_r: int
+    block_n: int
+    num_warps: int
+    programs: int
+    whole: bool
+    splits: int = 1  # programs that share a row
+    chunk: int = 0  # columns of each of them
+
+
+def tiling(rows: Rows, strides: tuple[int, int, int], most: int) -> Tiling:
+    """How to cut `rows` of a tensor with these strides, with at most `most` elements in registers at once."""
+    step = strides[1] if rows.inner > 1 else strides[0]
+    return _tiling(rows.n_rows, rows.n_cols, 0 < step < strides[2], most)
+
+
+@lru_cache(maxsize=4096)
+def _tiling(n_rows: int, n_cols: int, across: bool, most: int) -> Tiling:
+    """`across`: neighbouring rows are nearer in memory than neighbouring columns, so a tile is at least 32 rows wide."""
+    padded = triton.next_power_of_2(n_cols)
+    narrowest = 32 if across and n_rows >= 32 else 1
+    if padded * narrowest > most:
+        return _long_tiling(n_rows, n_cols, across and n_rows >= 32)
+    block_r = max(narrowest, _TILE // padded)
+    # Enough programs for the device come before large tiles.
+    while block_r > narrowest and -(-n_rows // block_r) < 2 * _MULTIPROCESSORS:
+        block_r //= 2
+    return Tiling(block_r, padded, _warps(block_r * padded), -(-n_rows // block_r), whole=True)
+
+
+def _long_tiling(n_rows: int, n_cols: int, across: bool) -> Tiling:
+    block_r, block_n = (64, 128) if across else (1, 8192)
+    programs, blocks = -(-n_rows // block_r), -(-n_cols // block_n)
+    splits = 1
+    if programs < _MULTIPROCESSORS:
+        splits = max(1, min(2 * _MULTIPROCESSORS // programs, blocks // 2, _MOST_SPLITS))
+    chunk = -(-blocks // splits) * block_n
+    return Tiling(block_r, block_n, 8, programs, False, -(-n_cols // chunk), chunk)
+
+
+def _warps(elements: int) -> int:
+    """One warp for 1024 elements."""
+    return max(1, min(_MOST_WARPS, elements // 1024))
