@@ -1,0 +1,175 @@
+"""embedding_dense_backward: rows of gradients, added up by index in a fixed order, without atomics.
+
+Sorting the indices makes the rows of one index neighbours: a segment. Each program adds up one segment for a block of
+columns. Long segments would make a few programs slow, so the sorted rows are also cut into chunks of equal length:
+one that lies wholly inside a segment is added up beforehand, by a program of its own, and counts as one row after that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from gems_ops.index.lookup import INDICES, warps
+from gems_ops.op import DOUBLES, Declined, Sample, op, result_buffer
+from gems_ops.samples import values
+from gems_ops.workloads import Workload, random_like
+from gems_runtime import LibEntry, device
+
+ROWS = 8  # loaded at a time: enough reads in flight, few enough to waste none on a token that occurs once
+COLUMNS = 1024
+SEARCH_BLOCK = 128
+
+
+@LibEntry
+@triton.jit
+def _segment_starts_kernel(sorted_ptr, start_ptr, n, n_table, n_steps, BLOCK: tl.constexpr):
+    """start[v] = how many sorted indices are below v, for v = 0 ... n_table: a binary search for each."""
+    v = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    low = tl.zeros((BLOCK,), tl.int32)
+    high = tl.full((BLOCK,), 0, tl.int32) + n
+    for _ in range(n_steps):
+        middle = low + (high - low) // 2
+        below = tl.load(sorted_ptr + middle, mask=low < high, other=0) < v
+        low = tl.where((low < high) & below, middle + 1, low)
+        high = tl.where((low < high) & ~below, middle, high)
+    tl.store(start_ptr + v, low, mask=v <= n_table)
+
+
+@triton.jit
+def _add_rows(acc, row_ptr, order_ptr, first, last, stride_row, col_offset, col_mask, ROWS: tl.constexpr):
+    """acc [ROWS, COLUMNS] plus rows order[first:last] (rows first:last without an order)."""
+    for i in range(first, last, ROWS):
+        position = i + tl.arange(0, ROWS)
+        row = position.to(tl.int64)
+        if order_ptr is not None:
+            row = tl.load(order_ptr + position, mask=position < last, other=0)
+        mask = (position < last)[:, None] & col_mask[None, :]
+        acc += tl.load(row_ptr + (row * stride_row)[:, None] + col_offset[None, :], mask=mask, other=0).to(acc.dtype)
+    return acc
+
+
+@LibEntry
+@triton.jit
+def _chunk_sums_kernel(
+    grad_ptr, sorted_ptr, order_ptr, chunk_ptr, n_cols, grad_stride_row, grad_stride_col, padding_index,
+    CHUNK: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """The sum of each whole chunk whose rows all have one index. Other chunks are left unwritten: nobody reads them."""
+    chunk = tl.program_id(0)
+    first = chunk * CHUNK
+    index = tl.load(sorted_ptr + first)
+    if (index == tl.load(sorted_ptr + first + CHUNK - 1)) & (index != padding_index):
+        col = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+        acc = tl.zeros((ROWS, COLUMNS), chunk_ptr.dtype.element_ty)
+        acc = _add_rows(
+            acc, grad_ptr, order_ptr, first, first + CHUNK, grad_stride_row, col.to(tl.int64) * grad_stride_col, col < n_cols, ROWS
+        )  # fmt: skip
+        tl.store(chunk_ptr + chunk.to(tl.int64) * n_cols + col, tl.sum(acc, 0), mask=col < n_cols)
+
+
+@LibEntry
+@triton.jit
+def _segment_sums_kernel(
+    grad_ptr, start_ptr, order_ptr, chunk_ptr, out_ptr, n_cols, grad_stride_row, grad_stride_col, padding_index,
+    BY_FREQUENCY: tl.constexpr, CHUNK: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """One row of the result: rows before the segment's first whole chunk, its chunks, rows after the last one."""
+    v = tl.program_id(0)
+    first, last = tl.load(start_ptr + v), tl.load(start_ptr + v + 1)
+    col = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    in_row = col < n_cols
+    out = out_ptr + v.to(tl.int64) * n_cols + col
+    if (first == last) | (v == padding_index):
+        tl.store(out, tl.zeros((COLUMNS,), out_ptr.dtype.element_ty), mask=in_row)
+    else:
+        acc = tl.zeros((ROWS, COLUMNS), chunk_ptr.dtype.element_ty)
+        offset = col.to(tl.int64) * grad_stride_col
+        first_chunk = tl.cdiv(first, CHUNK)
+        last_chunk = tl.maximum(last // CHUNK, first_chunk)
+        head = tl.minimum(first_chunk * CHUNK, last)
+        tail = tl.maximum(last_chunk * CHUNK, head)
+        acc = _add_rows(acc, grad_ptr, order_ptr, first, head, grad_stride_row, offset, in_row, ROWS)
+        acc = _add_rows(acc, chunk_ptr, None, first_chunk, last_chunk, n_cols, col, in_row, ROWS)
+        acc = _add_rows(acc, grad_ptr, order_ptr, tail, last, grad_stride_row, offset, in_row, ROWS)
+        total = tl.sum(acc, 0)
+        if BY_FREQUENCY:
+            total = total / (last - first)
+        tl.store(out, total, mask=in_row)
+
+
+def chunk_length(n: int) -> int:
+    """A power of two near the root of n: the longest segment then costs about 3 such lengths in sequence."""
+    return max(16, 1 << (n.bit_length() // 2))
+
+
+def _gradients(dtype: torch.dtype) -> Iterator[Sample]:
+    g = torch.Generator().manual_seed(0)
+    for shape, n in (((1,), 3), ((9,), 5), ((4, 3), 7)):
+        indices = torch.randint(0, n, shape, generator=g)
+        yield Sample((values((*shape, 6), dtype), indices, n, -1, False))
+    # 40 of 48 rows to one index: whole chunks
+    indices = torch.where(torch.arange(48) % 6 != 0, 1, torch.arange(48) % 4)
+    for padding, by_frequency in ((-1, False), (1, False), (2, True)):
+        yield Sample((values((48, 5), dtype), indices, 4, padding, by_frequency))
+    yield Sample((values((6, 8, 10), dtype).transpose(0, 1)[..., ::2], indices.view(6, 8).t().int(), 4, 0, False))
+    yield Sample((values((1, 1), dtype).expand(48, 5), indices, 4, -1, False))
+
+
+def _bench(vocabulary: int, width: int, tokens: int, hot: bool = False) -> Workload:
+    def make(dtype: torch.dtype, where: torch.device) -> tuple[tuple, dict]:
+        indices = torch.randint(0, vocabulary, (tokens,), device=where)
+        if hot:
+            indices[::2] = 7
+        return (random_like((tokens, width), dtype, where), indices, vocabulary, -1, False), {}
+
+    return Workload(f"{tokens} into {vocabulary}x{width}" + (", half to one row" if hot else ""), make)
+
+
+@op(
+    "aten::embedding_dense_backward",
+    dtypes=DOUBLES,
+    samples=_gradients,
+    argument_dtypes={"indices": INDICES},
+    bench=(_bench(32000, 4096, 16384), _bench(32000, 4096, 16384, hot=True), _bench(128000, 1024, 512)),
+)
+def embedding_dense_backward(
+    grad_output: Tensor, indices: Tensor, num_weights: int, padding_idx: int, scale_grad_by_freq: bool, out: Tensor | None = None
+) -> Tensor:
+    """Sums of grad_output's rows by index, accumulated in float32 in an order that is the same on every run."""
+    n, width = indices.numel(), grad_output.shape[-1]
+    if grad_output.shape != (*indices.shape, width) or num_weights <= 0:
+        raise Declined(f"grad_output {tuple(grad_output.shape)} for indices {tuple(indices.shape)}")
+    result = result_buffer(out, (num_weights, width), grad_output.dtype, grad_output.device)
+    if not result.is_contiguous():
+        raise Declined("out= is not contiguous")
+    grad = grad_output.reshape(n, width)
+    ordered, order = torch.sort(indices.reshape(n), stable=True)
+    starts = torch.empty(num_weights + 1, dtype=torch.int32, device=grad.device)
+    search = num_weights + 1 if device.interpreted() else SEARCH_BLOCK
+    _segment_starts_kernel[(triton.cdiv(num_weights + 1, search),)](
+        ordered, starts, n, num_weights, n.bit_length(), BLOCK=triton.next_power_of_2(search), num_warps=1
+    )
+    _sum_segments(grad, ordered, order, starts, result, padding_idx, scale_grad_by_freq)
+    return result
+
+
+def _sum_segments(
+    grad: Tensor, ordered: Tensor, order: Tensor, starts: Tensor, result: Tensor, padding_idx: int, by_frequency: bool
+) -> None:
+    (n, width), chunk = grad.shape, chunk_length(grad.shape[0])
+    acc = torch.float64 if grad.dtype == torch.float64 else torch.float32
+    chunks = torch.empty((n // chunk, width), dtype=acc, device=grad.device)
+    columns = min(triton.next_power_of_2(width), COLUMNS)
+    blocks, tile = triton.cdiv(width, columns), {"ROWS": ROWS, "COLUMNS": columns, "num_warps": warps(ROWS * columns)}
+    if n >= chunk:
+        _chunk_sums_kernel[(n // chunk, blocks)](
+            grad, ordered, order, chunks, width, *grad.stride(), padding_idx, CHUNK=chunk, **tile
+        )
+    _segment_sums_kernel[(result.shape[0], blocks)](
+        grad, starts, order, chunks, result, width, *grad.stride(), padding_idx, BY_FREQUENCY=by_frequency, CHUNK=chunk, **tile
+    )
