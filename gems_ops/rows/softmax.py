@@ -1,4 +1,4 @@
-"""softmax and log_softmax: whole rows in registers, or an online pass over long rows, which several programs may share."""
+"""softmax and log_softmax: whole rows in registers, or an online pass over long rows that several programs may share."""
 
 from __future__ import annotations
 
@@ -178,8 +178,9 @@ def _samples(dtype: torch.dtype) -> Iterator[Sample]:
     for x in samples.layouts((2, 3, 40), dtype):
         for dim in range(3):
             yield Sample((x, dim, False))
-    extremes = torch.tensor([[1.0, 2.0, float("-inf")], [float("-inf")] * 3, [float("inf"), 0.0, 1.0], [60000.0, 0.0, 1.0]])
-    yield Sample((extremes.to(dtype), 1, False))
+    inf = float("inf")
+    extremes = [[1.0, 2.0, -inf], [-inf, -inf, -inf], [inf, 0.0, 1.0], [60000.0, 0.0, 1.0], [float("nan"), 0.0, 1.0]]
+    yield Sample((torch.tensor(extremes, dtype=dtype), 1, False))
     # Rows too long for one tile, shared by programs: with a chunk of -inf first; down the columns.
     long = samples.values((2, 40000), dtype)
     long[0, :20000] = float("-inf")
@@ -191,8 +192,10 @@ _BENCH_SHAPES = ((4096, 1024), (4096, 8192), (8192, 32768), (1024, 131072), (104
 
 
 def _bench(dim: int, shape: tuple[int, ...]) -> workloads.Workload:
-    label = "x".join(map(str, shape)) + f" dim {dim}"
-    return workloads.Workload(label, lambda dtype, device: ((workloads.random_like(shape, dtype, device), dim, False), {}))
+    def make(dtype: torch.dtype, device: torch.device) -> tuple[tuple, dict]:
+        return (workloads.random_like(shape, dtype, device), dim, False), {}
+
+    return workloads.Workload("x".join(map(str, shape)) + f" dim {dim}", make)
 
 
 _BENCH = (*(_bench(-1, shape) for shape in _BENCH_SHAPES), _bench(0, (8192, 8192)))

@@ -41,7 +41,7 @@ def rows_of(t: Tensor, dim: int) -> Rows:
 
 
 def strides_along(t: Tensor, dim: int, rows: Rows) -> tuple[int, int, int] | None:
-    """(outer, inner, column) strides that read t as `rows`; None if a side of dim is not one evenly strided dimension."""
+    """(outer, inner, column) strides that read t as `rows`; None if the dimensions on one side of dim do not fold."""
     if t.dim() == 0:
         return (1, 1, 1)
     dim %= t.dim()
@@ -89,7 +89,7 @@ def tiling(rows: Rows, strides: tuple[int, int, int], most: int) -> Tiling:
 
 @lru_cache(maxsize=4096)
 def _tiling(n_rows: int, n_cols: int, across: bool, most: int) -> Tiling:
-    """`across`: neighbouring rows are nearer in memory than neighbouring columns, so a tile is at least 32 rows wide."""
+    """`across`: neighbouring rows are nearer in memory than neighbouring columns; a tile is then 32 rows or more."""
     padded = triton.next_power_of_2(n_cols)
     narrowest = 32 if across and n_rows >= 32 else 1
     if padded * narrowest > most:
