@@ -17,6 +17,8 @@ TEXT = ROOT / "README.md"
 SEQ, DECODE = 32, 6
 # float32 rounding, grown over two layers; a wrong kernel is off by about 1.
 LOGIT_TOLERANCE = 1e-4
+# A counter's name in the report of `gems-cache warm`.
+WARM_NAMES = {"store_hit": "store_hits", "benchmark": "benchmarks", "compile": "compiles"}
 
 
 def has_gpu() -> bool:
@@ -27,7 +29,8 @@ def has_gpu() -> bool:
 
 def warm() -> dict[str, object]:
     """Tune (or with no GPU compile) every kernel the model needs; gems-cache's own report."""
-    command = [sys.executable, "-m", "gems_runtime.cli", "warm", "--model", str(CONFIG), "--batch", "1"]
+    gems_cache = Path(sys.executable).with_name("gems-cache")
+    command = [str(gems_cache), "warm", "--model", str(CONFIG), "--batch", "1"]
     command += ["--seq", str(SEQ), "--decode", str(DECODE), "--dtype", "fp32", "--json"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
@@ -64,8 +67,11 @@ def main() -> int:
     print(f"-- running the model: prefill {SEQ} bytes of README.md, decode {DECODE} tokens", flush=True)
     report = serve(interpret=not gpu)
     print_operators(report["operators"])
-    work = {name: warmed["counts"][name] + report["counts"][name] for name in ("store_hit", "benchmark", "compile")}
-    print(f"\n  {work['store_hit']} store hits, {work['benchmark']} benchmarks, {work['compile']} compiles")
+
+    def total(counter: str) -> int:
+        return warmed[WARM_NAMES[counter]] + report["counts"][counter]
+
+    print(f"\n  {total('store_hit')} store hits, {total('benchmark')} benchmarks, {total('compile')} compiles")
     seconds = report["seconds"]
     print(f"  warm {warm_s:.1f} s; model on ATen {seconds['aten']:.2f} s, on these kernels {seconds['gems']:.2f} s"
           + ("" if gpu else " (interpreted: says nothing about speed)"))

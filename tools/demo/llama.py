@@ -56,10 +56,13 @@ def byte_tokens(path: Path, n: int) -> list[int]:
 
 
 @torch.no_grad()
-def run(model: LlamaForCausalLM, prompt: list[int], steps: int, forced: list[int] | None = None) -> Run:
-    """Prefill the prompt, then decode `steps` tokens greedily, or along `forced` tokens whatever the logits say."""
+def run(model: LlamaForCausalLM, prompt: list[int], steps: int, forced: list[int] | None = None, keep: int = 0) -> Run:
+    """Prefill the prompt, then decode `steps` tokens greedily, or along `forced` tokens whatever the logits say.
+
+    The prompt's last `keep` positions get logits; all of them if 0.
+    """
     device = model.device
-    out = model(input_ids=torch.tensor([prompt], device=device), use_cache=True)
+    out = model(input_ids=torch.tensor([prompt], device=device), use_cache=True, logits_to_keep=keep)
     rows, tokens = [out.logits[0]], []
     for step in range(steps):
         tokens.append(int(rows[-1][-1].argmax()) if forced is None else forced[step])

@@ -56,10 +56,10 @@ def serve(config: Path, text: Path, seq: int, decode: int) -> Report:
     model = llama.build(llama.read_config(config), torch.float32, where)
     prompt = llama.byte_tokens(text, seq)
     started = time.perf_counter()
-    plain = llama.run(model, prompt, decode)
+    plain = llama.run(model, prompt, decode, keep=1)
     between = time.perf_counter()
     with flag_gems.use_gems():
-        ours = llama.run(model, prompt, decode)
+        ours = llama.run(model, prompt, decode, keep=1)
     ended = time.perf_counter()
     error = (ours.logits - plain.logits).abs().max() / plain.logits.std()
     return Report(
