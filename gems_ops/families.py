@@ -7,3 +7,4 @@ import gems_ops.loss  # noqa: F401
 import gems_ops.pointwise  # noqa: F401
 import gems_ops.reduce  # noqa: F401
 import gems_ops.rows  # noqa: F401
+import gems_ops.shape  # noqa: F401

@@ -1,0 +1,3 @@
+"""Shapes: cat."""
+
+import gems_ops.shape.joining  # noqa: F401

@@ -1,0 +1,240 @@
+"""cat: tensors copied side by side, up to four in a launch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import prod
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch._prims_common import suggest_memory_format
+
+from gems_ops.layout import INT32_EXTENT, collapse, extent
+from gems_ops.op import ALL, Declined, Sample, op, result_buffer
+from gems_ops.samples import layouts, values
+from gems_ops.workloads import Workload, random_like
+from gems_runtime import LibEntry, device
+
+TILE = 4096  # elements of a program: 16 per thread of 8 warps
+INTERPRETER_TILE = 1 << 16  # the interpreter pays per program, not per element
+GROUP = 4
+
+
+@triton.jit
+def _copy_tile(x_ptr, out_ptr, n_rows, n_cols, x_stride_row, out_stride_row, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr):
+    col_blocks = tl.cdiv(n_cols, BLOCK_COLS)
+    row = (tl.program_id(0) // col_blocks).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    col = (tl.program_id(0) % col_blocks) * BLOCK_COLS + tl.arange(0, BLOCK_COLS)
+    mask = (row < n_rows)[:, None] & (col < n_cols)[None, :]
+    x = tl.load(x_ptr + (row * x_stride_row)[:, None] + col[None, :], mask=mask)
+    tl.store(out_ptr + (row * out_stride_row)[:, None] + col[None, :], x.to(out_ptr.dtype.element_ty), mask=mask)
+
+
+@LibEntry
+@triton.jit
+def _join_kernel(
+    out_ptr, n_rows, out_stride_row,
+    x0_ptr, cols0, stride0, at0, x1_ptr, cols1, stride1, at1,
+    x2_ptr, cols2, stride2, at2, x3_ptr, cols3, stride3, at3,
+    COUNT: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
+):  # fmt: skip
+    """Matrices side by side. Axis 1 of the grid says which one; a branch each keeps what is known of its alignment."""
+    which = tl.program_id(1)
+    if which == 0:
+        _copy_tile(x0_ptr, out_ptr + at0, n_rows, cols0, stride0, out_stride_row, BLOCK_ROWS, BLOCK_COLS)
+    if COUNT > 1 and which == 1:
+        _copy_tile(x1_ptr, out_ptr + at1, n_rows, cols1, stride1, out_stride_row, BLOCK_ROWS, BLOCK_COLS)
+    if COUNT > 2 and which == 2:
+        _copy_tile(x2_ptr, out_ptr + at2, n_rows, cols2, stride2, out_stride_row, BLOCK_ROWS, BLOCK_COLS)
+    if COUNT > 3 and which == 3:
+        _copy_tile(x3_ptr, out_ptr + at3, n_rows, cols3, stride3, out_stride_row, BLOCK_ROWS, BLOCK_COLS)
+
+
+@LibEntry
+@triton.jit
+def _strided_copy_kernel(
+    x_ptr, out_ptr, at, n1, n2, n3, n4, n,
+    x0, x1, x2, x3, x4, out0, out1, out2, out3, out4,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """n elements of a five-dimensional view, the last dimension innermost."""
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    i4 = i % n4
+    i3 = i // n4 % n3
+    i2 = i // (n4 * n3) % n2
+    i1 = i // (n4 * n3 * n2) % n1
+    i0 = i // (n4 * n3 * n2 * n1)
+    x = tl.load(x_ptr + i0 * x0 + i1 * x1 + i2 * x2 + i3 * x3 + i4 * x4, mask=i < n)
+    out = out_ptr + at + i0 * out0 + i1 * out1 + i2 * out2 + i3 * out3 + i4 * out4
+    tl.store(out, x.to(out_ptr.dtype.element_ty), mask=i < n)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """One input as (rows, cols) with dense rows, and where in the result it goes."""
+
+    position: int
+    rows: int
+    cols: int
+    stride: int
+    out_stride: int
+    at: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """One input of any strides, and where in the result it goes."""
+
+    position: int
+    sizes: list[int]
+    strides: list[int]
+    out_strides: list[int]
+    at: int
+
+    def matrix(self) -> Matrix | None:
+        """The same as rows, if its innermost dimension is dense on both sides and one more is all there is."""
+        if len(self.sizes) > 2 or self.sizes and (self.strides[-1] != 1 or self.out_strides[-1] != 1):
+            return None
+        one = [0] * (2 - len(self.sizes))
+        (rows, cols) = ([1] * len(one) + self.sizes)
+        return Matrix(self.position, rows, cols, (one + self.strides)[0], (one + self.out_strides)[0], self.at)
+
+
+def result_layout(tensors: list[Tensor], dim: int) -> tuple[list[int], torch.dtype, torch.memory_format, int]:
+    """Shape, dtype and memory format as ATen's, and the non-negative dim. Declines what does not fit together."""
+    first = tensors[0]
+    rank = first.dim()
+    if rank == 0 or not -rank <= dim < rank:
+        raise Declined(f"dim {dim} of {rank} dimensions: ATen raises")
+    dim %= rank
+    rest = [n for d, n in enumerate(first.shape) if d != dim]
+    if any(t.dim() != rank or [n for d, n in enumerate(t.shape) if d != dim] != rest for t in tensors):
+        raise Declined("shapes differ outside dim: ATen raises")
+    dtypes = {t.dtype for t in tensors}
+    if len(dtypes) > 1 and not all(d.is_floating_point for d in dtypes):
+        raise Declined("mixed dtypes that are not all floating point")
+    dtype = first.dtype
+    for t in tensors:
+        dtype = torch.promote_types(dtype, t.dtype)
+    formats = {suggest_memory_format(t) for t in tensors} if rank in (4, 5) else {torch.contiguous_format}
+    shape = [*first.shape]
+    shape[dim] = sum(t.shape[dim] for t in tensors)
+    return shape, dtype, formats.pop() if len(formats) == 1 else torch.contiguous_format, dim
+
+
+def parts(tensors: list[Tensor], out_strides: tuple[int, ...], dim: int) -> Iterator[Part]:
+    """The inputs with their dimensions collapsed, in the order of the result's memory."""
+    at = 0
+    for position, t in enumerate(tensors):
+        sizes, (x, out) = collapse(t.shape, [t.stride(), out_strides])
+        if len(sizes) > 5:
+            raise Declined(f"input {position} has {len(sizes)} dimensions that do not merge")
+        yield Part(position, sizes, x, out, at * out_strides[dim])
+        at += t.shape[dim]
+
+
+def _plan_cat(tensors: list[Tensor], dim: int, out: Tensor | None = None) -> Callable[..., Tensor]:
+    shape, dtype, memory_format, dim = result_layout(tensors, dim)
+    probe = result_buffer(out, shape, dtype, torch.device("meta")) if out is not None else None
+    strides = (probe if out is not None else torch.empty(shape, device="meta", memory_format=memory_format)).stride()
+    if extent(shape, strides) > INT32_EXTENT:
+        raise Declined("the result spans 2**31 elements")
+    launches = list(_launches(list(parts(tensors, strides, dim))))
+
+    def run(tensors: list[Tensor], _dim: int = 0, out: Tensor | None = None) -> Tensor:
+        if out is None:
+            out = torch.empty_strided(shape, strides, dtype=dtype, device=tensors[0].device)
+        for launch in launches:
+            launch(tensors, out)
+        return out
+
+    return run
+
+
+def _launches(pieces: list[Part]) -> Iterator[Callable[[list[Tensor], Tensor], None]]:
+    """Inputs that are matrices of as many rows go together; others have a launch each."""
+    group: list[Matrix] = []
+    for piece in pieces:
+        m = piece.matrix()
+        if m is None:
+            yield _strided(piece)
+            continue
+        if group and (len(group) == GROUP or (m.rows, m.out_stride) != (group[0].rows, group[0].out_stride)):
+            yield _joint(group)
+            group = []
+        group.append(m)
+    if group:
+        yield _joint(group)
+
+
+def _joint(group: list[Matrix]) -> Callable[[list[Tensor], Tensor], None]:
+    tile = INTERPRETER_TILE if device.interpreted() else TILE
+    rows, widest = group[0].rows, max(m.cols for m in group)
+    block_cols = min(triton.next_power_of_2(widest), tile)
+    block_rows = min(triton.next_power_of_2(rows), tile // block_cols)
+    grid = (triton.cdiv(rows, block_rows) * triton.cdiv(widest, block_cols), len(group))
+    constants = {
+        "COUNT": len(group), "BLOCK_ROWS": block_rows, "BLOCK_COLS": block_cols,
+        "num_warps": max(1, min(8, block_rows * block_cols // 512)),
+    }  # fmt: skip
+    slots = [(m.position, m.cols, m.stride, m.at) for m in group]
+    slots += slots[:1] * (GROUP - len(slots))
+    (p0, *a0), (p1, *a1), (p2, *a2), (p3, *a3) = slots
+    out_stride, kernel = group[0].out_stride, _join_kernel[grid]
+
+    def launch(x: list[Tensor], out: Tensor) -> None:
+        kernel(out, rows, out_stride, x[p0], *a0, x[p1], *a1, x[p2], *a2, x[p3], *a3, **constants)
+
+    return launch
+
+
+def _strided(piece: Part) -> Callable[[list[Tensor], Tensor], None]:
+    n, fill = prod(piece.sizes), 5 - len(piece.sizes)
+    sizes, xs, outs = [1] * fill + piece.sizes, [0] * fill + piece.strides, [0] * fill + piece.out_strides
+    block = min(triton.next_power_of_2(n), INTERPRETER_TILE if device.interpreted() else 1024)
+    numbers, kernel, position = (piece.at, *sizes[1:], n, *xs, *outs), _strided_copy_kernel[(triton.cdiv(n, block),)], piece.position
+
+    def launch(x: list[Tensor], out: Tensor) -> None:
+        kernel(x[position], out, *numbers, BLOCK=block)
+
+    return launch
+
+
+def _joins(dtype: torch.dtype) -> Iterator[Sample]:
+    for shapes, dim in ((((3,), (5,)), 0), (((2, 3), (4, 3), (1, 3)), 0), (((2, 3), (2, 1)), -1), (((2, 3, 4), (2, 1, 4)), 1)):
+        yield Sample(([values(s, dtype, seed=i) for i, s in enumerate(shapes)], dim))
+    yield Sample(([values((3, i + 1), dtype, seed=i) for i in range(9)], 1))
+    yield Sample(([values((4,), dtype)],))
+    for x in layouts((4, 6), dtype):
+        yield Sample(([x, values((4, 6), dtype)], 0))
+        yield Sample(([values((4, 6), dtype), x, x], 1))
+    x = values((2, 3, 4, 5), dtype).to(memory_format=torch.channels_last)
+    yield Sample(([x, x], 1))
+    yield Sample(([x, x], 0))
+    yield Sample(([x, x.contiguous()], 3))
+    if dtype == torch.float16:
+        yield Sample(([values((4, 6), dtype), values((4, 6), torch.float32), values((4, 6), torch.float16)], 1))
+
+
+def _bench(dim: int, *shapes: tuple[int, ...]) -> Workload:
+    def make(dtype: torch.dtype, where: torch.device) -> tuple[tuple, dict]:
+        return ([random_like(s, dtype, where) for s in shapes], dim), {}
+
+    return Workload(" + ".join("x".join(map(str, s)) for s in shapes) + f" dim {dim}", make)
+
+
+_BENCH = (
+    _bench(1, (4096, 4096), (4096, 4096)),
+    _bench(0, (4096, 4096), (4096, 4096)),
+    _bench(2, (1, 32, 512, 128), (1, 32, 1, 128)),
+    _bench(1, *[(8192, 512)] * 8),
+)  # fmt: skip
+
+
+@op("aten::cat", dtypes=ALL, samples=_joins, plan=_plan_cat, bench=_BENCH)
+def cat(tensors: list[Tensor], dim: int = 0, out: Tensor | None = None) -> Tensor:
+    """The tensors one after the other along dim."""
+    return _plan_cat(tensors, dim, out)(tensors, dim, out)
