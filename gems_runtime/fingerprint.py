@@ -47,10 +47,11 @@ def plain(value: object) -> Json:
 
 
 def code_of(function: Callable[..., object]) -> Json:
-    """Identity of a Python function (a hook, a heuristic): its name and what its code does, without its place."""
-    code = getattr(function, "__code__", None)
-    name = f"{getattr(function, '__module__', '')}:{getattr(function, '__qualname__', type(function).__qualname__)}"
-    return [name, digest(_code(code)) if code else ""]
+    """Identity of a Python function (a hook, a heuristic): its name, what its code does and what it closes over."""
+    if not isinstance(function, types.FunctionType):
+        return f"{type(function).__module__}:{type(function).__qualname__}"
+    held = [cell.cell_contents for cell in function.__closure__ or ()] + list(function.__defaults__ or ())
+    return [function.__qualname__, digest([_code(function.__code__), [_stable(value) for value in held]])]
 
 
 def _code(code: types.CodeType) -> Json:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from gems_runtime import records, settings, stats
 from gems_runtime.errors import StoreError
@@ -21,6 +21,7 @@ from gems_runtime.store import place
 if TYPE_CHECKING:
     from gems_runtime.store.index import Index
 
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
@@ -43,29 +44,27 @@ class Store:
     def publish(self, record: Record) -> None:
         """Keep a record where other processes find it; in memory only if the disk will not take it."""
         self._memory[records.name_of(record)] = record
-        index = self._index()
-        if index is None:
-            return
         try:
-            index.put(records.name_of(record), records.encode(record))
-        except self._errors() as error:
-            self._give_up(f"cannot write: {error}")
+            text = records.encode(record)
+        except ValueError as error:  # an enormous argument, say
+            self._say("size", f"{records.name_of(record)} of {record.kernel} stays in memory: {error}")
+            return
+        self._on_disk(lambda index: index.put(records.name_of(record), text))
 
     def records(self) -> Iterator[Record]:
         """Every valid record, by name."""
-        names = set(self._memory)
-        index = self._index()
-        if index is not None:
-            try:
-                names.update(index.names())
-            except self._errors() as error:
-                self._give_up(f"cannot read: {error}")
+        names = set(self._memory) | set(self._on_disk(lambda index: list(index.names())) or ())
         found = map(self._get, sorted(names))
         return (record for record in found if record is not None)
 
     def find(self, prefix: str) -> list[Record]:
         """Records whose key, or name, starts with these letters."""
         return [r for r in self.records() if r.key.startswith(prefix) or records.name_of(r).startswith(prefix)]
+
+    def close(self) -> None:
+        """Close the database; it opens again when it is asked."""
+        if self._disk is not None:
+            self._disk.close()
 
     def require_writable(self) -> None:
         """Raise StoreError if records could not be kept. Creates nothing that was not there."""
@@ -84,11 +83,8 @@ class Store:
         return record
 
     def _read(self, name: str) -> Record | None:
-        index = self._index()
-        if index is None:
-            return None
         try:
-            text = index.get(name)
+            text = self._on_disk(lambda index: index.get(name))
             if text is None:
                 return None
             record = records.decode(text)
@@ -96,38 +92,51 @@ class Store:
                 raise ValueError(f"it is the entry {records.name_of(record)}")
             return record
         except ValueError as error:
-            self._reject(index, name, error)
-        except self._errors() as error:
+            # torn, foreign or unsafe: it goes, so that it is met once
             stats.count("rejected")
-            self._give_up(f"cannot read: {error}")
-        return None
+            self._say("entry", f"dropping the unreadable entry {name} of {self.directory}: {error}")
+            self._on_disk(lambda index: index.delete(name), is_optional=True)
+            return None
 
-    def _reject(self, index: Index, name: str, error: ValueError) -> None:
-        """A torn, foreign or unsafe entry is a miss, and goes, so that it is met once."""
-        stats.count("rejected")
-        self._say("entry", f"dropping the unreadable entry {name} of {self.directory}: {error}")
+    def _on_disk(self, act: Callable[[Index], T], is_optional: bool = False) -> T | None:
+        """Do something with the index; None if that fails, and then the disk is not asked again."""
+        index = self._index()
+        if index is None:
+            return None
+        from gems_runtime.store.index import ERRORS, is_broken
+
         try:
-            index.delete(name)
-        except self._errors():  # a read-only store: it stays a miss
-            return
+            try:
+                return act(index)
+            except ERRORS as error:
+                if not is_broken(error):
+                    raise
+                stats.count("rejected")
+                self._say("entry", f"setting the broken index of {self.directory} aside: {error}")
+                index.set_aside()
+                return act(index)
+        except ERRORS as error:
+            if not is_optional:
+                self._give_up(str(error))
+            return None
 
     def _index(self) -> Index | None:
         with self._lock:
             if self._disk is None and self.directory is not None:
-                problem = place.distrust(self.directory)
-                if problem:
-                    self._give_up(problem)
-                else:
-                    # imported here: diskcache and sqlite3 cost 15 ms that an import of the package should not pay
-                    from gems_runtime.store.index import Index
-
-                    self._disk = Index(self.directory / "index")
+                self._disk = self._find_index()
             return self._disk
 
-    def _errors(self) -> tuple[type[Exception], ...]:
-        from gems_runtime.store.index import ERRORS
-
-        return ERRORS
+    def _find_index(self) -> Index | None:
+        problem = place.distrust(self.directory)
+        try:
+            # imported here: diskcache and sqlite3 cost 15 ms that an import of the package should not pay
+            from gems_runtime.store.index import Index
+        except ImportError as error:
+            problem = str(error)
+        if problem:
+            self._give_up(problem)
+            return None
+        return Index(self.directory / "index")
 
     def _give_up(self, problem: str) -> None:
         """Go on in memory. The directory may be full, read-only or broken; no kernel call is to fail for it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,18 +57,20 @@ class Index:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._cache: diskcache.Cache | None = None
+        self._file: tuple[int, int] | None = None
 
     @property
     def exists(self) -> bool:
-        return (self.directory / diskcache.core.DBNAME).exists()
+        return self._path.exists()
 
     def get(self, name: str) -> str | None:
         """The text, or None. Raises UnsafeRow, or one of ERRORS if the database cannot be read."""
         if not self.exists:
             return None
-        if not is_writable(self.directory):
-            return next(self._frozen_rows("AND key = ?", name), (None, None))[1]
-        return self._open().get(name)
+        if is_writable(self.directory):
+            return self._open().get(name)
+        rows = self._frozen("SELECT mode, filename, value FROM Cache WHERE raw = 1 AND key = ?", name)
+        return TextDisk(str(self.directory)).fetch(*rows[0], False) if rows else None
 
     def put(self, name: str, text: str) -> None:
         """Keep the text. Raises one of ERRORS."""
@@ -85,17 +88,30 @@ class Index:
         """Every name in order. Rows whose key is not text are passed over."""
         if not self.exists:
             return
-        names = self._open().iterkeys() if is_writable(self.directory) else (n for n, _ in self._frozen_rows(""))
-        yield from filter(None, names)
+        if is_writable(self.directory):
+            yield from filter(None, self._open().iterkeys())
+        else:
+            yield from (row[0] for row in self._frozen("SELECT key FROM Cache WHERE raw = 1 AND typeof(key) = 'text'"))
 
     def close(self) -> None:
         if self._cache is not None:
             self._cache.close()
             self._cache = None
 
+    def set_aside(self) -> None:
+        """Move a database that SQLite calls broken out of the way, unless another process has. Raises OSError."""
+        self.close()
+        if self._file == _identity(self._path):
+            self.directory.rename(self.directory.with_name(f"{self.directory.name}.broken-{time.time_ns()}"))
+
+    @property
+    def _path(self) -> Path:
+        return self.directory / diskcache.core.DBNAME
+
     def _open(self) -> diskcache.Cache:
         if self._cache is None:
             make_private(self.directory)  # diskcache would make it 0755
+            self._file = _identity(self._path)
             self._cache = diskcache.Cache(
                 str(self.directory),
                 timeout=30,
@@ -107,16 +123,27 @@ class Index:
                 size_limit=_SIZE_LIMIT,
                 disk_min_file_size=_INLINE_LIMIT,
             )
+            self._file = _identity(self._path)
         return self._cache
 
-    def _frozen_rows(self, where: str, *values: str) -> Iterator[tuple[str, str]]:
-        """Rows of a database in a directory that we may not write: diskcache writes when it opens."""
-        uri = f"{(self.directory / diskcache.core.DBNAME).absolute().as_uri()}?immutable=1"
-        con = sqlite3.connect(uri, uri=True)
+    def _frozen(self, query: str, *values: str) -> list[tuple[object, ...]]:
+        """Rows of a database in a directory that we may not write; diskcache writes when it opens one."""
+        con = sqlite3.connect(f"{self._path.absolute().as_uri()}?immutable=1", uri=True)
         try:
-            query = f"SELECT key, mode, filename, value FROM Cache WHERE raw = 1 AND typeof(key) = 'text' {where}"
-            disk = TextDisk(str(self.directory))
-            for name, mode, filename, value in con.execute(query + " ORDER BY key", values).fetchall():
-                yield name, disk.fetch(mode, filename, value, False)
+            return con.execute(query, values).fetchall()
         finally:
             con.close()
+
+
+def is_broken(error: Exception) -> bool:
+    """True if SQLite says that the file is no database, or a damaged one; not that it is busy, full or read-only."""
+    return isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file is at the path now."""
+    try:
+        info = path.stat()
+    except FileNotFoundError:
+        return None
+    return info.st_dev, info.st_ino
