@@ -28,11 +28,12 @@ from gems_runtime.chain import Chain, Trace, Values, at_autotuners, is_tuned, tr
 from gems_runtime.errors import UsageError
 from gems_runtime.grid import Grid, resolve
 from gems_runtime.launch import TABLE_LIMIT, Entry, RunTier, count_compiles, global_checks, launches_here, tier_of
-from gems_runtime.signature import ODD, UNSET, Compiled, IntClasses, Param, Shape, Writer, compile_text, exact, kind_of
+from gems_runtime.signature import ODD, UNSET, Compiled, IntClasses, IntRows, Param, Shape, Writer, compile_text, exact, kind_of
 
 _log = logging.getLogger(__name__)
 _entries: weakref.WeakSet[LibEntry] = weakref.WeakSet()
 _ints = IntClasses()
+_int_rows = IntRows(_ints)
 # What the generated function gives back, instead of going to the miss path, when the exact form of the call matters.
 _MISSED = object()
 
@@ -327,6 +328,7 @@ class LibEntry(KernelInterface):
             "_unset": UNSET,
             "_exact": exact,
             "_ints": _ints,
+            "_int_rows": _int_rows,
             "_Tensor": torch.Tensor,
             "_Parameter": torch.nn.Parameter,
             "_Function": FunctionType,
