@@ -10,6 +10,7 @@ from triton.runtime.interpreter import InterpretedFunction
 from triton.runtime.jit import JITFunction, KernelInterface
 
 from gems_runtime.grid import Reads
+from gems_runtime.signature import is_reserved
 
 Values = dict[str, object]
 
@@ -85,8 +86,8 @@ def _reason(wrappers: list[Autotuner | Heuristics], jit: JITFunction) -> str:
         return "it has starred or positional-only parameters"
     if sum(isinstance(w, Autotuner) and len(w.configs) > 1 for w in wrappers) > 1:
         return "it has one autotuner inside another"
-    reserved = sorted(name for name in names if name.startswith("_"))
-    return f"the parameter name {reserved[0]!r} starts with an underscore" if reserved else ""
+    reserved = sorted(filter(is_reserved, names))
+    return f"the launch function needs the name {reserved[0]!r} of a parameter for itself" if reserved else ""
 
 
 @dataclass(frozen=True)

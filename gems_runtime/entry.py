@@ -28,7 +28,8 @@ from gems_runtime.chain import Chain, Trace, Values, at_autotuners, is_tuned, tr
 from gems_runtime.errors import UsageError
 from gems_runtime.grid import Grid, resolve
 from gems_runtime.launch import TABLE_LIMIT, Entry, RunTier, count_compiles, global_checks, launches_here, tier_of
-from gems_runtime.signature import ODD, UNSET, Compiled, IntClasses, IntRows, Param, Shape, Writer, compile_text, exact, kind_of
+from gems_runtime.signature import ODD, UNSET, Compiled, IntClasses, IntRows, Param, Shape, Writer, compile_text, exact
+from gems_runtime.signature import is_reserved, kind_of
 
 _log = logging.getLogger(__name__)
 _entries: weakref.WeakSet[LibEntry] = weakref.WeakSet()
@@ -74,11 +75,11 @@ class LibEntry(KernelInterface):
         self.__name__: str = getattr(inner, "__name__", type(inner).__name__)
         self.__module__ = getattr(getattr(inner, "fn", inner), "__module__", __name__)
         self.__doc__ = getattr(getattr(inner, "fn", inner), "__doc__", None)
-        self._reset()
+        self._reset(threading.RLock())
         _entries.add(self)
 
-    def _reset(self) -> None:
-        self._lock = threading.RLock()
+    def _reset(self, lock: threading.RLock) -> None:
+        self._lock = lock
         self._text: Text | None = None
         self._run_tier = RunTier()
         self._counts = {"earlier": 0, "miss": 0, "stock": 0}
@@ -131,7 +132,7 @@ class LibEntry(KernelInterface):
                 self._text.table.clear()
             for tuner in self._chain.autotuners():
                 tuner.cache.clear()
-            self._reset()
+            self._reset(self._lock)
 
     def __repr__(self) -> str:
         return f"<LibEntry {self.__module__}.{self.__name__} {self.stats()}>\n{self.source}"
@@ -213,7 +214,7 @@ class LibEntry(KernelInterface):
         return next((i for i, p in enumerate(self._params) if p.supplied), len(self._params))
 
     def _is_plain(self, call: Call) -> bool:
-        if ODD in call.kinds or any(ODD == kind_of(v, True) or n.startswith("_") for n, v in call.options.items()):
+        if ODD in call.kinds or any(kind_of(v, True) == ODD or is_reserved(n) for n, v in call.options.items()):
             return False
         flag = compat.tensor_flag(device.torch_device().type)
         tuned_by = self._chain.tuning_names()
@@ -386,7 +387,7 @@ def _run_default(tuner: Autotuner, grid: Grid, args: tuple[object, ...], kwargs:
 def _forget_in_child() -> None:
     """Handles and streams belong to the parent, and another thread of it may have held a lock."""
     for entry in list(_entries):
-        entry._reset()
+        entry._reset(threading.RLock())
 
 
 os.register_at_fork(after_in_child=_forget_in_child)

@@ -131,8 +131,12 @@ class Shape:
         return [(p, k) for p, k in zip(self.params, self.kinds) if not p.supplied]
 
 
-# Names of the text that a kernel parameter may not have; such a kernel is left to stock Triton.
-RESERVED_PREFIX = "_"
+_USED_BUILTINS = frozenset({"KeyError", "TypeError", "bool", "float", "id", "int", "len", "map", "str", "tuple", "type"})
+
+
+def is_reserved(name: str) -> bool:
+    """True if a parameter of this name would hide a name of the generated text; its kernel is left to stock Triton."""
+    return name.startswith("_") or name in _USED_BUILTINS
 
 
 class Writer:

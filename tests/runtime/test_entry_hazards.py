@@ -5,7 +5,10 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import launch_zoo as zoo
 import pytest
@@ -30,6 +33,11 @@ def by_name(x_ptr, y_ptr, n, m, BLOCK: tl.constexpr):
 @triton.jit
 def with_global(x_ptr):
     tl.store(x_ptr, FACTOR)
+
+
+@triton.jit
+def with_builtin_names(type, len):
+    pass
 
 
 @pytest.fixture
@@ -389,6 +397,49 @@ def test_a_driver_that_only_compiles_is_left_to_stock_triton(fake_cuda: FakeCuda
     for _ in range(2):
         entry[(1,)](X, X, 17, 32, BLOCK=64)
     assert tiers(entry) == (0, 2, 0)
+
+
+def test_parameters_named_like_what_the_launch_function_uses(fake_cuda: FakeCuda) -> None:
+    entry = LibEntry(with_builtin_names)
+    zoo.assert_launches_as_stock(fake_cuda, entry, (2,), (X, 3), {}, tier="S")
+    assert "'len'" in entry.source
+
+
+INTERPRETED = """
+import torch, triton, triton.language as tl
+from gems_runtime import LibEntry
+
+def never(kernel_call, quantiles):
+    raise AssertionError("benchmarked on the interpreter")
+
+@LibEntry
+@triton.autotune([triton.Config({"BLOCK": 16}), triton.Config({"BLOCK": 32})], key=["n"], do_bench=never)
+@triton.heuristics({"EVEN": lambda args: args["n"] % args["BLOCK"] == 0})
+@triton.jit
+def count(x_ptr, n, BLOCK: tl.constexpr, EVEN: tl.constexpr):
+    offset = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(x_ptr + offset, offset + EVEN, mask=offset < n)
+
+@LibEntry
+@triton.jit
+def fill(x_ptr, n, BLOCK: tl.constexpr = 64):
+    tl.store(x_ptr + tl.arange(0, BLOCK), n, mask=tl.arange(0, BLOCK) < n)
+
+x = torch.zeros(40, dtype=torch.int32)
+count[lambda meta: (64 // meta["BLOCK"],)](x, 40)
+assert x.tolist() == list(range(40)), x
+fill[(1,)](x, n=5)
+assert x.tolist()[:6] == [5, 5, 5, 5, 5, 5] and x.tolist()[6] == 6, x
+assert fill.stats()["miss"] == 0 and "interpreted" in fill.source
+"""
+
+
+def test_interpreted_kernels_pass_straight_through(tmp_path: Path) -> None:
+    script = tmp_path / "interpreted.py"
+    script.write_text(INTERPRETED)
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.getcwd(), "GEMS_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_an_unknown_launcher_takes_tier_r(fake_cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -156,7 +156,7 @@ def test_best_config_follows_the_last_launch() -> None:
     first = entry.fn.cache
     key = next(k for k in first if k[0] == 33)
     first[key] = entry.fn.configs[1]
-    entry._reset()
+    entry._reset(entry._lock)
     for n, block in ((17, 16), (33, 32), (17, 16), (33, 32)):
         entry[(1,)](X, n)
         assert entry.best_config.kwargs == {"BLOCK": block}
