@@ -1,6 +1,7 @@
 """Imports every family of operators, so that their declarations fill the registry. One line a family."""
 
 import gems_ops.create  # noqa: F401
+import gems_ops.fused  # noqa: F401
 import gems_ops.index  # noqa: F401
 import gems_ops.linalg  # noqa: F401
 import gems_ops.loss  # noqa: F401

@@ -116,3 +116,13 @@ def _stage(
         kernel(x, out, *numbers, **constants)
 
     return launch
+
+
+@functools.lru_cache(maxsize=1024)
+def _rows_plan(shape: tuple[int, int], _index: int) -> Launch:
+    return plan_launch(geometry(shape, (shape[1], 1), (1,), frozenset({0})), torch.float32, "sum")
+
+
+def add_rows(partial: Tensor, out: Tensor) -> None:
+    """Write the sum of the rows of a dense float32 matrix to `out`, which has a row's elements in any floating type."""
+    _rows_plan(tuple(partial.shape), device.current_index())(partial, out)

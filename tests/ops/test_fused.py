@@ -1,0 +1,117 @@
+"""The fused functions beyond their values: gradients, torch.compile, in-place rotation, and where no kernel can run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from gems_ops.fused.gated import silu_and_mul
+from gems_ops.fused.rms_norm import rms_norm
+from gems_ops.fused.rotary import apply_rotary_pos_emb
+from gems_ops.op import find
+from gems_ops.register import counts_of
+from gems_runtime import device
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device.torch_device())
+
+
+def call_of(name: str) -> tuple[Callable[..., object], Callable[..., object], list[Tensor]]:
+    """(ours, the formula, differentiable inputs)."""
+    formula = find(f"gems::{name}")[0].reference
+    if name == "rms_norm":
+        return (lambda x, w: rms_norm(x, (10,), w, 1e-6)), (lambda x, w: formula(x, [10], w, 1e-6)), [random(3, 4, 10), random(10, seed=1)]
+    if name == "silu_and_mul":
+        return silu_and_mul, formula, [random(6, 10), random(6, 10, seed=1)]
+    angle = random(7, 4, seed=2)
+    fixed = (angle.cos(), angle.sin(), torch.tensor([[0, 6, 2]], device=angle.device), True)
+    return (lambda q, k: apply_rotary_pos_emb(q, k, *fixed)), (lambda q, k: formula(q, k, *fixed)), [random(1, 3, 2, 8), random(1, 3, 1, 8, seed=1)]
+
+
+def gradients(function: Callable[..., object], inputs: list[Tensor], weighted: bool) -> list[Tensor]:
+    leaves = [t.detach().clone().requires_grad_() for t in inputs]
+    outputs = function(*leaves)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    # a plain sum() hands backward an expanded gradient
+    loss = sum((o * random(*o.shape, seed=5 + i)).sum() if weighted else o.sum() for i, o in enumerate(outputs))
+    return list(torch.autograd.grad(loss, leaves))
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("name", ["rms_norm", "silu_and_mul", "apply_rotary_pos_emb"])
+def test_gradients_are_those_of_the_formula(name: str, weighted: bool) -> None:
+    ours, formula, inputs = call_of(name)
+    backward = counts_of(f"gems::{name}_backward" if name != "apply_rotary_pos_emb" else f"gems::{name}")
+    served = backward.served
+    got, want = gradients(ours, inputs, weighted), gradients(formula, inputs, weighted)
+    assert backward.served > served
+    torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("name", ["rms_norm", "silu_and_mul", "apply_rotary_pos_emb"])
+def test_compiles_without_a_graph_break(name: str) -> None:
+    ours, _, inputs = call_of(name)
+    compiled = torch.compile(ours, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(*inputs), ours(*inputs))
+    torch.testing.assert_close(gradients(compiled, inputs, True), gradients(ours, inputs, True))
+
+
+@pytest.mark.parametrize("name", ["rms_norm", "silu_and_mul", "apply_rotary_pos_emb"])
+def test_fake_and_schema_say_what_the_kernel_does(name: str) -> None:
+    op = find(f"gems::{name}")[0]
+    for sample in list(op.samples(torch.float32))[:3]:
+        args = [a.to(device.torch_device()) if isinstance(a, Tensor) else a for a in sample.args]
+        torch.library.opcheck(op.overload, args, sample.kwargs, test_utils=("test_schema", "test_faketensor"))
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_rotation_in_place(grad: bool) -> None:
+    _, formula, (q, k) = call_of("apply_rotary_pos_emb")
+    angle = random(7, 4, seed=2)
+    position = torch.tensor([[0, 6, 2]], device=q.device)
+    want = formula(q, k)
+    q = (q.requires_grad_() * 1) if grad else q.clone()
+    k = k.clone()
+    got = apply_rotary_pos_emb(q, k, angle.cos(), angle.sin(), position, True, inplace=True)
+    assert got[0] is q and got[1] is k
+    torch.testing.assert_close((q, k), want)
+
+
+def test_two_dtypes_and_shapes_are_promoted_and_broadcast() -> None:
+    a, b = random(3, 5).to(torch.bfloat16).requires_grad_(), random(5, seed=1).requires_grad_()
+    got = silu_and_mul(a, b)
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got, torch.nn.functional.silu(a.float()) * b)
+    got.sum().backward()
+    assert a.grad.shape == a.shape and b.grad.shape == b.shape and a.grad.dtype == torch.bfloat16
+
+
+def test_shapes_that_do_not_fit_are_named() -> None:
+    with pytest.raises(ValueError, match="normalized_shape"):
+        rms_norm(random(3, 10), (9,), random(9))
+    with pytest.raises(ValueError, match="position_ids"):
+        apply_rotary_pos_emb(random(1, 3, 2, 8), random(1, 3, 1, 8), random(2, 4), random(2, 4))
+
+
+WITHOUT_KERNELS = """
+import torch
+from gems_ops.fused.rms_norm import rms_norm
+from gems_ops.register import counts_of
+x, w = torch.randn(3, 10, requires_grad=True), torch.randn(10)
+y = rms_norm(x, (10,), w)
+torch.testing.assert_close(y, torch.nn.functional.rms_norm(x, (10,), w, 1e-5))
+y.sum().backward()
+assert x.grad is not None and counts_of("gems::rms_norm").declined == 1
+"""
+
+
+def test_cpu_tensors_without_the_interpreter_take_the_formula() -> None:
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    subprocess.run([sys.executable, "-c", WITHOUT_KERNELS], env=environment, check=True)
