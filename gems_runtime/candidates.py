@@ -53,7 +53,7 @@ class Call:
             configs = list(self.tuner.prune_configs(self.run_kwargs))
         finally:
             self.tuner.nargs = None
-        conflicts = {name for config in configs for name in config.kwargs if name in self.kwargs}
+        conflicts = {name for config in configs for name in config.all_kwargs() if name in self.kwargs}
         if conflicts:
             raise ValueError(f"{', '.join(sorted(conflicts))}: given in the call, but the autotuner chooses it")
         return configs

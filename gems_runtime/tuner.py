@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import platform
 import threading
 import time
@@ -23,10 +24,19 @@ from gems_runtime.settings import Mode
 from gems_runtime.strategy import bucket_of
 
 _log = logging.getLogger(__name__)
-# One tuning at a time: two would disturb each other's timings, and pruning leaves its arguments in the autotuner.
-_tuning = threading.RLock()
 # How many of the fastest candidates a decision names.
 _TOP = 5
+# One tuning at a time: two would disturb each other's timings, and pruning leaves its arguments in the autotuner.
+_tuning = threading.RLock()
+
+
+def _unlock_in_child() -> None:
+    """The thread that held the lock is not there after a fork."""
+    global _tuning
+    _tuning = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_unlock_in_child)
 
 
 def prime(tuner: Autotuner, args: tuple[object, ...], kwargs: dict[str, object], grid: object) -> triton.Config:

@@ -29,7 +29,10 @@ from gems_runtime.store import place
 GROUP = "gems_runtime.operators"
 DEFAULT_TARGET = "cuda:90"
 # What one bad call raises (a compiler's assertion, a full device, a wrong argument): named at the end, the rest go on.
-JOB_ERRORS = (GemsError, *LAUNCH_ERRORS, AssertionError, TypeError, ValueError)
+JOB_ERRORS = (
+    *(GemsError, *LAUNCH_ERRORS, AssertionError, TypeError, ValueError),
+    *(ArithmeticError, AttributeError, LookupError, OSError),
+)
 
 
 class Job(Protocol):
@@ -156,11 +159,16 @@ def _line_job(where: str, line: str) -> Job:
     if not isinstance(record, dict):
         raise UsageError(f"{where} is not a JSON object")
     try:
-        if "kernel" in record:
-            return kernel_job(record["kernel"], record.get("args"), record.get("grid"))
-        return _provided(record)
+        return _recorded_kernel(record) if "kernel" in record else _provided(record)
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from None
+
+
+def _recorded_kernel(record: dict[str, Json]) -> KernelJob:
+    parts = record["kernel"], record.get("args"), record.get("grid")
+    if not all(part is None or isinstance(part, str) for part in parts) or parts[0] is None:
+        raise UsageError("kernel, args and grid of a kernel's record are texts")
+    return kernel_job(*parts)
 
 
 def _provided(record: dict[str, Json]) -> Job:
