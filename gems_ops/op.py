@@ -54,6 +54,7 @@ class Op:
     wide: bool = False  # indexes operands of 2**31 elements and more
     resizes_out: bool = False  # the declared form is an out= one, whose tensor arrives empty and is resized
     keyed: frozenset[str] = frozenset()  # floating point arguments whose values decide the plan
+    opinfo: tuple[str, ...] = ()  # torch.testing's names of samples for it, where they are not its own name
     reference: Callable[..., object] | None = None  # truth for custom operators; ATen's own for the rest
     error_factor: float = 1.0  # multiplies the common tolerance ...
     error_reason: str = ""  # ... because of this

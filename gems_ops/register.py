@@ -129,7 +129,7 @@ def plan_call(form: Form, args: tuple, outs: tuple) -> Callable[..., object]:
         outs = args[:1]
     out = None if not outs else outs[0] if len(outs) == 1 else outs
     if op.plan is not None:
-        plan = op.plan(*args, out=out)
+        plan = op.plan(*args, out=out, in_place=form.kind is Kind.IN_PLACE)
     else:
         plan = signature.adapter(form)
     if form.kind is not Kind.FUNCTIONAL:

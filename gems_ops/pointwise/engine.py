@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import inspect
 import struct
 from collections.abc import Callable, Sequence
@@ -21,6 +22,14 @@ BLOCK = 1024  # 128 threads x 8 elements: one 16-byte access each for 2-byte typ
 INTERPRETER_BLOCK = 1 << 16  # the interpreter pays per program, not per element
 
 
+class Target(enum.Enum):
+    """Where a result goes."""
+
+    NEW = "a new tensor"
+    OUT = "the out= argument"
+    SELF = "the first argument"
+
+
 @dataclass(frozen=True)
 class Pointwise:
     """A scalar function and how ATen promotes the operator it computes."""
@@ -33,8 +42,11 @@ class Pointwise:
     contiguous: bool  # the result is contiguous whatever the operands' order
     when: Callable[..., str | None] | None  # a reason to decline, from the arguments
 
-    def plan(self, *args: object, out: Tensor | None = None) -> Callable[..., Tensor]:
-        """A closure that serves every call with arguments like these (see Route). Raises Declined."""
+    def plan(self, *args: object, out: Tensor | None = None, in_place: bool = False) -> Callable[..., Tensor]:
+        """A closure that serves every call with arguments like these (see Route). Raises Declined.
+
+        It takes the arguments and, for a given `out` that is not the first argument of the in-place form, `out`.
+        """
         reason = self.when(*args) if self.when else None
         if reason:
             raise Declined(reason)
@@ -44,10 +56,10 @@ class Pointwise:
         if out is None:
             copies = dtype if device.torch_device().type == "cpu" else None
             strides = elementwise_strides([] if self.contiguous else tensors, shape, copies)
-            return _Plan(self, args, compute, torch.empty_strided(shape, strides, dtype=dtype, device="meta"), True).build()
+            return _Plan(self, args, compute, torch.empty_strided(shape, strides, dtype=dtype, device="meta"), Target.NEW).build()
         if out.dtype != dtype or tuple(out.shape) != shape:
             raise Declined(f"out= is {out.dtype} {tuple(out.shape)}, the result is {dtype} {shape}")
-        return _Plan(self, args, compute, out, False).build()
+        return _Plan(self, args, compute, out, Target.SELF if in_place else Target.OUT).build()
 
     def operands(self, args: tuple) -> list[object]:
         """The arguments that take part in promotion."""
@@ -63,8 +75,8 @@ class Pointwise:
 class _Plan:
     """The thinking of one plan; thrown away when its closure is built."""
 
-    def __init__(self, op: Pointwise, args: tuple, compute: torch.dtype, result: Tensor, allocate: bool) -> None:
-        self.op, self.args, self.compute, self.result, self.allocate = op, args, compute, result, allocate
+    def __init__(self, op: Pointwise, args: tuple, compute: torch.dtype, result: Tensor, target: Target) -> None:
+        self.op, self.args, self.compute, self.result, self.target = op, args, compute, result, target
         self.kinds = [Operand.FIXED if n in op.fixed else _operand_kind(v) for n, v in zip(op.names, args, strict=True)]
         tiles = [v for v, k in zip(args, self.kinds, strict=True) if k is Operand.TILE]
         strides = [_expanded_strides(t, result.shape) for t in tiles] + [tuple(result.stride())]
@@ -84,9 +96,9 @@ class _Plan:
         layout = [] if not v.rank else [*self.sizes[1:], *(s for strides in self.strides for s in strides)]
         fixed = [value for value, k in zip(self.args, self.kinds, strict=True) if k is Operand.FIXED]
         scope = {
-            "launch": kernel(self.op.scalar, v)[(triton.cdiv(n, block),)],
+            "kernel": kernel(self.op.scalar, v), "grid": (triton.cdiv(n, block),),
             "empty_strided": torch.empty_strided, "shape": tuple(self.result.shape), "strides": self.result.stride(),
-            "dtype": self.result.dtype, "here": device.torch_device() if self.allocate else None,
+            "dtype": self.result.dtype, "here": device.torch_device(),
             "number": number_converter(self.compute),
             **{f"fixed_{i}": value for i, value in enumerate(fixed)},
         }  # fmt: skip
@@ -102,15 +114,15 @@ class _Plan:
                 passed.append(name)
             elif kind is Operand.NUMBER:
                 passed.append(f"number({name}.item())" if isinstance(value, Tensor) else f"number({name})")
-        if self.allocate:
+        if self.target is Target.NEW:
             devices = [n for n, k in zip(names, self.kinds, strict=True) if k in (Operand.TILE, Operand.POINT)]
             where = f"{devices[0]}.device" if devices else "here"
             head, result = f"def run({', '.join(names)}):\n", f"empty_strided(shape, strides, dtype=dtype, device={where})"
-        elif self.result is self.args[0]:
+        elif self.target is Target.SELF:
             head, result = f"def run({', '.join(names)}):\n", names[0]
         else:
             head, result = f"def run({', '.join(names)}, out):\n", "out"
-        return f"{head}    result = {result}\n    launch({', '.join([*passed, 'result', constants])})\n    return result\n"
+        return f"{head}    result = {result}\n    kernel[grid]({', '.join([*passed, 'result', constants])})\n    return result\n"
 
 
 def _operand_kind(value: object) -> Operand:

@@ -1,0 +1,217 @@
+"""Switching on and off: scopes, errors inside them, threads, nesting, and what `explain` and the log say."""
+
+from __future__ import annotations
+
+import gc
+import threading
+
+import pytest
+import torch
+
+import flag_gems
+from gems_ops import register
+from gems_ops.op import all_ops
+from gems_ops.register import counts_of
+from gems_ops.tolerance import bounds
+from gems_ops.variants import forms
+from gems_runtime import device
+from gems_runtime.errors import UnsupportedOperator, UsageError
+
+ADD = "aten::add.Tensor"
+
+
+def tensor(*shape: int) -> torch.Tensor:
+    return torch.arange(1.0, 1 + torch.Size(shape).numel(), device=device.torch_device()).reshape(shape)
+
+
+def served(name: str = ADD) -> int:
+    return counts_of(name).served
+
+
+def adds_with_gems() -> bool:
+    """Whether an addition now reaches our kernel."""
+    before = served()
+    x = tensor(3)
+    x + x
+    return served() > before
+
+
+def test_enable_and_disable_are_idempotent() -> None:
+    assert not adds_with_gems()
+    flag_gems.enable()
+    flag_gems.enable()
+    assert adds_with_gems()
+    flag_gems.disable()
+    flag_gems.disable()
+    assert not adds_with_gems()
+    assert register.installed() == frozenset()
+
+
+def test_unused_names_every_overload_of_an_operator() -> None:
+    flag_gems.enable(unused=["add"])
+    assert not adds_with_gems()
+    assert "aten::mul.Tensor" in register.installed()
+    assert not {n for n in register.installed() if n.startswith("aten::add")} - {"aten::addmm", "aten::addmm.out", "aten::addmm_"}
+
+
+def test_unknown_names_are_errors() -> None:
+    for switch in (lambda: flag_gems.enable(unused=["ad"]), lambda: flag_gems.only_enable(["ad"])):
+        with pytest.raises(UsageError, match="'ad'"):
+            switch()
+    assert register.installed() == frozenset()
+
+
+def test_scopes_nest_and_restore_after_an_exception() -> None:
+    flag_gems.only_enable(["mul"])
+    with pytest.raises(ZeroDivisionError), flag_gems.use_gems(include=["add"]):
+        assert adds_with_gems()
+        with flag_gems.use_gems(exclude=["add"]):
+            assert not adds_with_gems()
+        assert adds_with_gems()
+        1 / 0
+    assert not adds_with_gems()
+    assert "aten::mul.Tensor" in register.installed()
+
+
+def test_the_switch_is_seen_by_other_threads() -> None:
+    seen = []
+    with flag_gems.use_gems(include=["add"]):
+        thread = threading.Thread(target=lambda: seen.append(adds_with_gems()))
+        thread.start()
+        thread.join()
+    assert seen == [True]
+
+
+def test_backward_runs_on_our_kernels() -> None:
+    x = tensor(4).requires_grad_()
+    before = served("aten::mul.Tensor")
+    with flag_gems.use_gems(include=["mul"]):
+        (x * x).sum().backward()
+    assert served("aten::mul.Tensor") >= before + 3  # one forward, two for the gradient
+    assert torch.equal(x.grad, 2 * x)
+
+
+def test_in_place_bumps_the_version_counter() -> None:
+    x = tensor(4)
+    with flag_gems.use_gems():
+        version = x._version
+        x.add_(1)
+        assert x._version == version + 1
+
+
+def test_calls_made_by_an_implementation_go_to_the_native_kernels() -> None:
+    register.busy.busy = True
+    try:
+        with flag_gems.use_gems(include=["add"]):
+            assert not adds_with_gems()
+    finally:
+        register.busy.busy = False
+
+
+def test_a_failing_implementation_leaves_the_router_usable() -> None:
+    def fail(*args: object) -> object:
+        raise RuntimeError("kernel failed")
+
+    x = tensor(3)
+    with flag_gems.use_gems(include=["add"]):
+        x + x
+        table = register._routes[ADD].table
+        (key, (plan, native)), *_ = table.items()
+        table[key] = (fail, native)
+        with pytest.raises(RuntimeError, match="kernel failed"):
+            x + x
+        table[key] = (plan, native)
+        assert torch.equal(x + x, 2 * x)
+
+
+def test_subclasses_and_empty_tensors_are_left_to_aten() -> None:
+    with flag_gems.use_gems():
+        for x, reason in ((torch.empty(0, device=device.torch_device()), "empty"), (tensor(3).to(torch.complex64), "complex64")):
+            before = served()
+            x + x
+            assert served() == before
+            assert any(reason in r for r in counts_of(ADD).reasons)
+
+
+def test_overlapping_output_is_left_to_aten() -> None:
+    flag_gems.enable()
+    x = tensor(8)
+    before = served("aten::mul.out")
+    with pytest.raises(RuntimeError, match="memory location"):
+        torch.mul(x[:-1], 2.0, out=x[1:])
+    assert served("aten::mul.out") == before
+    torch.mul(x, 2.0, out=x)
+    assert served("aten::mul.out") == before + 1
+
+
+def test_composites_are_refused() -> None:
+    with pytest.raises(UnsupportedOperator, match="matmul"):
+        register.refuse_composites(torch.ops.aten.matmul.default, "CPU")
+
+
+def test_every_form_is_a_schema_that_exists() -> None:
+    for op in all_ops():
+        if op.name.startswith("aten::"):
+            for form in forms(op):
+                base, _, overload = form.name.removeprefix("aten::").partition(".")
+                assert torch._C._dispatch_find_schema_or_throw(f"aten::{base}", overload)
+
+
+def test_explain_names_the_reason() -> None:
+    x = tensor(2, 3)
+    (found,) = [e for e in flag_gems.explain("add", x, x) if e.overload == ADD]
+    assert found.served_by == "gems"
+    (found,) = [e for e in flag_gems.explain("add", x.cfloat(), x.cfloat()) if e.overload == ADD]
+    assert (found.served_by, "complex64" in found.reason) == ("native", True)
+    with pytest.raises(UsageError, match="no_such"):
+        flag_gems.explain("no_such", x)
+
+
+def test_record_writes_what_was_reached(tmp_path) -> None:
+    path = tmp_path / "ops.log"
+    with flag_gems.use_gems(include=["add"], record=True, once=True, path=path):
+        x = tensor(3)
+        x + x
+        x + x
+    assert path.read_text().splitlines() == ["GEMS ADD: aten::add.Tensor"]
+
+
+def test_operators_are_functions_of_the_facade() -> None:
+    x = tensor(4).requires_grad_()
+    before = served()
+    flag_gems.add(x, x).sum().backward()
+    assert served() > before
+    assert torch.equal(x.grad, torch.full_like(x, 2))
+    assert register.installed() == frozenset()
+    with pytest.raises(AttributeError, match="no_such"):
+        flag_gems.no_such  # noqa: B018
+
+
+def test_disabled_routers_are_freed() -> None:
+    flag_gems.enable()
+    alive = [r for r in gc.get_objects() if isinstance(r, register.Route)]
+    assert alive
+    count = len(alive)
+    del alive
+    for _ in range(3):
+        flag_gems.disable()
+        flag_gems.enable()
+    gc.collect()
+    assert len([r for r in gc.get_objects() if isinstance(r, register.Route)]) <= 2 * count
+
+
+def test_numbers_promote_as_in_aten() -> None:
+    """Python numbers reach a kernel bare; the native kernel must still see them as wrapped numbers."""
+    dtypes = (torch.bool, torch.uint8, torch.int32, torch.int64, torch.bfloat16, torch.float32, torch.float64, torch.complex64)
+    for dtype in dtypes:
+        for shape in ((3,), ()):
+            x = torch.ones(shape, dtype=dtype, device=device.torch_device())
+            for number in (True, 3, -2, 0.1, float("nan"), 0.5 + 0.25j):
+                for function in (torch.add, torch.mul, torch.true_divide):
+                    expected = function(x, number)
+                    with flag_gems.use_gems(include=["add", "mul", "div"]):
+                        got = function(x, number)
+                    assert (got.dtype, got.shape) == (expected.dtype, expected.shape)
+                    rtol, atol = bounds(expected.dtype) if not expected.is_complex() else (0.0, 0.0)
+                    close = torch.allclose(got, expected, rtol=rtol, atol=atol, equal_nan=True)
+                    assert close, (dtype, shape, number, function)
