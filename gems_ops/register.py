@@ -129,7 +129,8 @@ def plan_call(form: Form, args: tuple, outs: tuple) -> Callable[..., object]:
         outs = args[:1]
     out = None if not outs else outs[0] if len(outs) == 1 else outs
     if op.plan is not None:
-        plan = op.plan(*args, out=out, in_place=form.kind is Kind.IN_PLACE)
+        # only plans of operators that have an in-place form know the word
+        plan = op.plan(*args, out=out, **({"in_place": True} if form.kind is Kind.IN_PLACE else {}))
     else:
         plan = signature.adapter(form)
     if form.kind is not Kind.FUNCTIONAL:

@@ -133,8 +133,8 @@ def _rows(x: Tensor, n: int) -> Tensor:
     return rows if rows.stride(1) == 1 or n == 1 else rows.contiguous()
 
 
-def _warps(elements: int, per_thread: int) -> int:
-    return max(1, min(16, elements // (32 * per_thread)))
+def _warps(elements: int) -> int:
+    return max(1, min(16, elements // 512))
 
 
 def _kernel(x: Tensor, normalized_shape: Sequence[int], weight: Tensor, eps: float) -> Tensor:
@@ -146,7 +146,7 @@ def _kernel(x: Tensor, normalized_shape: Sequence[int], weight: Tensor, eps: flo
     per_program = max(1, min(TILE // block, triton.next_power_of_2(rows.shape[0]))) if block < TILE else 1
     _rms_norm_kernel[(triton.cdiv(rows.shape[0], per_program),)](
         rows, weight, y, rows.shape[0], n, rows.stride(0), eps,
-        ROWS=per_program, BLOCK=block, ONE_PASS=one_pass, num_warps=_warps(per_program * block, 16),
+        ROWS=per_program, BLOCK=block, ONE_PASS=one_pass, num_warps=_warps(per_program * block),
     )  # fmt: skip
     return y
 
@@ -171,7 +171,7 @@ def _one_pass_backward(grads: Tensor, rows: Tensor, weight: Tensor, dx: Tensor, 
     partial = torch.empty((programs, n), dtype=torch.float32, device=rows.device)
     _rms_norm_backward_kernel[(programs,)](
         grads, rows, weight, dx, partial, m, n, grads.stride(0), rows.stride(0), eps,
-        ROWS=per_program, BLOCK=block, num_warps=_warps(per_program * block, 16),
+        ROWS=per_program, BLOCK=block, num_warps=_warps(per_program * block),
     )  # fmt: skip
     return partial
 
