@@ -91,8 +91,18 @@ class Call:
 
 def compile_all(call: Call, configs: Sequence[triton.Config]) -> list[Exception | None]:
     """Compile every configuration, several at a time; for each the error, or None."""
-    workers = max(1, min(len(configs), len(os.sched_getaffinity(0)), 32))
-    with ThreadPoolExecutor(workers) as pool, AsyncCompileMode(pool, ignore_errors=True):
+    errors = _compile(call, configs, len(os.sched_getaffinity(0)))
+    # CPython's parser is not safe to run in several threads (3.11.7: one of 30 compilations in parallel ended in
+    # "AST constructor recursion depth mismatch"), so a failure of the front end counts when it happens alone.
+    doubtful = [i for i, e in enumerate(errors) if e is not None and not isinstance(e, (PTXASError, OutOfResources))]
+    again = _compile(call, [configs[i] for i in doubtful], 1)
+    for i, error in zip(doubtful, again):
+        errors[i] = error
+    return errors
+
+
+def _compile(call: Call, configs: Sequence[triton.Config], workers: int) -> list[Exception | None]:
+    with ThreadPoolExecutor(max(1, min(len(configs), workers))) as pool, AsyncCompileMode(pool, ignore_errors=True):
         kernels = [_begin(call, config) for config in configs]
     return [_error_of(kernel) for kernel in kernels]
 

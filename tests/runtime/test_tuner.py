@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 import triton
 from triton.runtime.errors import OutOfResources
+from triton.runtime.jit import JITFunction
 from void_device import KERNEL, bench, device_with, forget, load
 
 from gems_runtime import device, settings, stats, store, tuner
@@ -193,6 +195,23 @@ def test_a_configuration_that_does_not_compile_loses(tmp_path: Path) -> None:
     source = KERNEL.replace("    i = tl", '    tl.static_assert(BLOCK != 64, "too small")\n    i = tl')
     assert prime(load(tmp_path, source).kernel).kwargs == {"BLOCK": 128}
     assert {m.status for m in store.current().records() if isinstance(m, Measurement)} == {"ok", "compile"}
+
+
+def test_a_failure_while_others_compile_counts_only_if_it_happens_again_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As CPython's parser fails now and then when several threads parse."""
+    failed, parse = [], JITFunction.parse
+
+    def fail_once_in_a_worker(jit: JITFunction) -> object:
+        if threading.current_thread() is not threading.main_thread() and not failed:
+            failed.append(1)
+            raise SystemError("AST constructor recursion depth mismatch")
+        return parse(jit)
+
+    monkeypatch.setattr(JITFunction, "parse", fail_once_in_a_worker)
+    prime(load(tmp_path).kernel)
+    assert failed and bench.count == 3
 
 
 def test_if_every_configuration_fails_each_is_named_and_no_decision_is_kept(tmp_path: Path) -> None:
