@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import torch
 import triton
+import triton.language as tl
 from triton.compiler import CompiledKernel
 from triton.runtime.jit import JITFunction
 
@@ -133,3 +134,31 @@ def let_interpreter_loops_run() -> None:
 
     if stock.__module__ == interpreter.__name__:
         interpreter._patch_lang_tensor = patch
+
+
+def let_interpreter_round_bfloat16() -> None:
+    """Make interpreted casts between float32 and bfloat16 what a GPU does: to nearest even, nan kept.
+
+    Triton's interpreter truncates, one ulp off. Ends when its `cast_impl` rounds (3.6 to 3.9 do not).
+    """
+    import numpy as np
+    from triton.runtime import interpreter
+
+    stock = interpreter.InterpreterBuilder.cast_impl
+
+    def bfloat16_bits(values: np.ndarray) -> np.ndarray:
+        bits = np.ascontiguousarray(values).view(np.uint32)
+        rounded = ((bits.astype(np.uint64) + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+        return np.where(np.isnan(values), np.uint16(0x7FC0), rounded)
+
+    def cast(self: object, src: object, dst_type: object) -> object:
+        kinds = (src.dtype.scalar, dst_type.scalar)
+        if kinds == (tl.float32, tl.bfloat16):
+            return interpreter.TensorHandle(bfloat16_bits(src.data), tl.bfloat16)
+        if kinds == (tl.bfloat16, tl.float32):
+            wide = src.data.astype(np.uint32) << 16
+            return interpreter.TensorHandle(wide.view(np.float32), tl.float32)
+        return stock(self, src, dst_type)
+
+    if stock.__module__ == interpreter.__name__:
+        interpreter.InterpreterBuilder.cast_impl = cast

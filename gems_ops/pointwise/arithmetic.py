@@ -84,7 +84,7 @@ def _exponent_is_general(self: object, exponent: object) -> str | None:
 
 @pointwise(
     "aten::pow.Tensor_Scalar", samples=powers(_EXPONENTS), bench=stream(1, (8192, 8192), 2),
-    dtypes=DOUBLES, when=_exponent_is_general, fixed=frozenset({"exponent"}),
+    dtypes=DOUBLES, when=_exponent_is_general, fixed=frozenset({"exponent"}), opinfo=("square",),
 )  # fmt: skip
 def pow(self, exponent):
     """self ** exponent for the exponents that ATen, too, computes without a general power"""

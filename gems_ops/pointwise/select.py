@@ -39,7 +39,8 @@ def where(condition, self, other):
 
 def _value_does_not_fit(self: Tensor, mask: Tensor, value: object) -> str | None:
     if isinstance(value, Tensor):
-        return None if value.dtype == self.dtype else f"value is {value.dtype}, self {self.dtype}"
+        fits = value.dtype == self.dtype and value.dim() == 0
+        return None if fits else f"value is {value.dtype} {tuple(value.shape)}, self {self.dtype}"
     kind = torch.result_type(torch.empty((), dtype=torch.bool), value)
     return None if torch.can_cast(kind, self.dtype) else f"a value of {kind} does not fit {self.dtype}"
 
