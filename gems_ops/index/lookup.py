@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import triton
@@ -68,32 +68,44 @@ def bench_lookup(vocabulary: int, width: int, tokens: int) -> Workload:
     return Workload(f"{tokens} of {vocabulary}x{width}", make)
 
 
+def _plan_embedding(
+    weight: Tensor, indices: Tensor, padding_idx: int, scale_grad_by_freq: bool, sparse: bool, out: Tensor | None = None
+) -> Callable[..., Tensor]:
+    """A closure (weight, indices, ..., out) for tensors like these. The other arguments matter to the gradient alone."""
+    if weight.dim() != 2:
+        raise Declined("weight is not a matrix: ATen raises")
+    shape, n = (*indices.shape, weight.shape[1]), indices.numel()
+    if out is not None and not result_buffer(out, shape, weight.dtype, weight.device).is_contiguous():
+        raise Declined("out= is not contiguous")
+    block_rows, block_cols, programs = row_tile(n, weight.shape[1])
+    kernel, sizes, dtype = _gather_rows_kernel[(programs,)], (weight.shape[0], n, weight.shape[1], *weight.stride()), weight.dtype
+    constants = {"BLOCK_ROWS": block_rows, "BLOCK_COLS": block_cols, "num_warps": warps(block_rows * block_cols)}
+    dense, on_cpu, allocates = indices.is_contiguous(), indices.device.type == "cpu", out is None
+
+    def run(weight: Tensor, indices: Tensor, *rest: object) -> Tensor:
+        # nothing waits for a CPU tensor, so there ATen's own error can be had
+        if on_cpu and not bool(((indices >= 0) & (indices < sizes[0])).all()):
+            raise Declined("an index is out of range: ATen raises")
+        result = torch.empty(shape, dtype=dtype, device=weight.device) if allocates else rest[-1]
+        kernel(weight, indices if dense else indices.contiguous(), result, *sizes, **constants, sanitize_overflow=False)
+        return result
+
+    return run
+
+
 @op(
     "aten::embedding",
     dtypes=ALL,
     samples=embeddings,
     argument_dtypes={"indices": INDICES},
+    plan=_plan_embedding,
     bench=(bench_lookup(32000, 4096, 16384), bench_lookup(32000, 4096, 1), bench_lookup(1000000, 64, 65536)),
 )
 def embedding(
     weight: Tensor, indices: Tensor, padding_idx: int = -1, scale_grad_by_freq: bool = False, sparse: bool = False, out: Tensor | None = None
 ) -> Tensor:
     """Rows of weight (n, width), one for each index: the shape of indices plus (width,)."""
-    if weight.dim() != 2:
-        raise Declined("weight is not a matrix: ATen raises")
-    n_table, width = weight.shape
-    indices = indices.contiguous()
-    if indices.device.type == "cpu" and not bool(((indices >= 0) & (indices < n_table)).all()):
-        raise Declined("an index is out of range: ATen raises")
-    result = result_buffer(out, (*indices.shape, width), weight.dtype, weight.device)
-    if not result.is_contiguous():
-        raise Declined("out= is not contiguous")
-    block_rows, block_cols, programs = row_tile(indices.numel(), width)
-    _gather_rows_kernel[(programs,)](
-        weight, indices, result, n_table, indices.numel(), width, *weight.stride(),
-        BLOCK_ROWS=block_rows, BLOCK_COLS=block_cols, num_warps=warps(block_rows * block_cols), sanitize_overflow=False,
-    )  # fmt: skip
-    return result
+    return _plan_embedding(weight, indices, padding_idx, scale_grad_by_freq, sparse, out)(weight, indices, out)
 
 
 def warps(elements: int) -> int:

@@ -15,6 +15,7 @@ TILE = 4096  # accumulators of a program: 16 per thread of 8 warps, several 16-b
 COLUMNS = 64  # of an outer reduction's tile: 128 bytes of a 2-byte type, a full cache line
 INTERPRETER_TILE = 1 << 16  # the interpreter pays per program and step, not per element
 PROGRAMS_PER_SM = 4
+MOST_DIMENSIONS = 64  # that ATen reduces
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,8 @@ class Tiling:
 
 def reduced_dims(dim: int | Sequence[int] | None, rank: int) -> frozenset[int]:
     """The dimensions named by `dim`; all for None and []. Declines what ATen has an error message for."""
+    if rank > MOST_DIMENSIONS:
+        raise Declined(f"{rank} dimensions: ATen raises")
     dims = (dim,) if isinstance(dim, int) else tuple(dim or ())
     bound = max(rank, 1)
     if any(not -bound <= d < bound for d in dims):
