@@ -172,6 +172,7 @@ class LibEntry(KernelInterface):
         return self._stock_call(grid, *args, **kwargs)
 
     def _may_be_fast(self) -> bool:
+        """False while something that the launch function knows nothing about could change the launch."""
         if self._stock_reason or self._is_full or not settings.current().fast_launch:
             return False
         return not self._chain.jit.pre_run_hooks and compat.calls_are_default() and launches_here()
@@ -184,6 +185,7 @@ class LibEntry(KernelInterface):
         return self._run_stock(grid, args, kwargs)
 
     def _run_stock(self, grid: Grid, args: tuple[object, ...], kwargs: Values) -> object:
+        """Stock Triton, which finds every config chosen already and so benchmarks nothing itself."""
         if self._chain.autotuners():
             untuned: list[tuple[Autotuner, Values]] = []
             at_autotuners(self._chain, args, kwargs, lambda tuner, seen: untuned.append((tuner, seen)))
@@ -214,6 +216,7 @@ class LibEntry(KernelInterface):
         return next((i for i, p in enumerate(self._params) if p.supplied), len(self._params))
 
     def _is_plain(self, call: Call) -> bool:
+        """True if every argument is of a kind, and every tensor on a device, that the launch function handles."""
         if ODD in call.kinds or any(kind_of(v, True) == ODD or is_reserved(n) for n, v in call.options.items()):
             return False
         flag = compat.tensor_flag(device.torch_device().type)
@@ -240,6 +243,7 @@ class LibEntry(KernelInterface):
         return result
 
     def _remember(self, kernel: triton.compiler.CompiledKernel, tier: str, found: Trace, call: Call) -> None:
+        """Make the entry of a call that launched `kernel`; widen the launch function first if it was too narrow."""
         globals_ = global_checks(self._chain.jit)
         if globals_ is None:
             return
@@ -313,7 +317,8 @@ class LibEntry(KernelInterface):
         hooks = compat.launch_hooks()
         assert hooks is not None  # calls_are_default() was True
         constants = {p.name for p in self._params if p.is_constexpr or p.supplied}
-        ints = {p.name for p, kinds in shape.passed() if kinds <= {"I", "U"} and len(kinds) == 1}
+        # What a remembered grid may depend on: constants belong to the entry, integers are in the memory's key.
+        ints = {p.name for p, kinds in shape.passed() if kinds in ({"I"}, {"U"})}
         tuners = self._chain.autotuners()
         return {
             "_miss": (lambda *values: _MISSED) if self._chain.prunes() else partial(self._missed, shape),

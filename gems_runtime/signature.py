@@ -248,7 +248,8 @@ def make({", ".join(self.bound_names())}):
         else:
             if "U" in kinds and f"_default_{name}" in self.bound_names():
                 self.body += [f"if {name} is _unset:", f"    {name} = _default_{name}"]
-            self.key.append(f"_exact({name})")
+            other = f"_exact({name})"
+            self.key.append(f"{name} if type({name}) is int else {other}" if "I" in kinds else other)
 
     def _runtime(self, param: Param, kinds: frozenset[str]) -> None:
         """A run-time argument: its class is in the key, its value goes to the launcher."""
@@ -331,7 +332,7 @@ def make({", ".join(self.bound_names())}):
         """What stock Triton's autotuner does before a launch whose config it knows."""
         lines = ["_tuner.best_config = _entry.config"] if self.shape.tunes else []
         if self.shape.has_pre_hooks:
-            options = [name for name, _ in self.shape.options]
+            options = [name for name, k in self.shape.options if "U" not in k]
             named = [p.name for p, k in self.shape.passed() if k != {"U"}] + options
             pairs = "".join(f'"{name}": {name}, ' for name in named)
             lines += ["if _entry.config.pre_hook is not None:"]

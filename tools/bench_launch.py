@@ -28,7 +28,7 @@ import triton.language as tl
 from triton.compiler import CompiledKernel
 from triton.runtime.jit import KernelInterface
 
-from gems_runtime import LibEntry
+from gems_runtime import LibEntry, settings
 from tools import fake_cuda, measure, report
 
 # Short enough that the launch queue (about 1000 deep) never fills before the synchronisation between bursts.
@@ -219,7 +219,8 @@ def main(argv: list[str]) -> int:
     rows = []
     random.seed(0)
     gc.disable()
-    with tempfile.TemporaryDirectory() as folder, contextlib.nullcontext() if has_gpu else fake_cuda.active():
+    driver = contextlib.nullcontext() if has_gpu else fake_cuda.active()
+    with tempfile.TemporaryDirectory() as folder, driver, settings.override(store=False):
         for case in cases(Path(folder)):
             print(f"{case.name} ...", file=sys.stderr, flush=True)
             rows.append(measure_case(case, options.rounds))

@@ -16,7 +16,9 @@ import torch
 import triton
 import triton.language as tl
 
-from gems_runtime import LibEntry, entry as entry_module, libentry, settings
+from gems_runtime import LibEntry, libentry, settings
+from gems_runtime import device as device_module
+from gems_runtime import entry as entry_module
 from gems_runtime.errors import UsageError
 from tools.fake_cuda import FakeCuda
 
@@ -238,6 +240,16 @@ def test_a_callable_grid_is_asked_again_when_an_input_changes(plain: LibEntry, f
         assert fake_cuda.last().grid[0] == rows.numel()
 
 
+def test_a_callable_grid_may_read_what_is_in_no_key(fake_cuda: FakeCuda) -> None:
+    entry = LibEntry(zoo.optional)
+    fake_cuda.record([])
+    fake_cuda.record_kernel(entry[(1,)](X, None, 3.0))
+    for scale in (3.0, 4.0, 3.0):
+        entry[lambda meta: (int(meta["scale"]),)](X, None, scale)
+        assert fake_cuda.last().grid[0] == scale
+    assert entry.stats()["P"] == 3
+
+
 def test_a_driver_error_reads_as_stock_tritons(plain: LibEntry, fake_cuda: FakeCuda) -> None:
     messages = []
     for kernel in (plain.fn, plain):
@@ -270,6 +282,13 @@ def test_each_device_has_its_own_kernel(fake_cuda: FakeCuda) -> None:
     for device in (0, 1, 0, 1):
         kernels.append(entry[(1,)](X, X, 17, 32, BLOCK=64))
     assert kernels[0] is kernels[2] is not kernels[1] is kernels[3]
+
+
+def test_where_there_is_one_device_it_is_not_asked_for(fake_cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_module, "index_reader", lambda: None)
+    entry = LibEntry(zoo.plain)
+    zoo.assert_launches_as_stock(fake_cuda, entry, (2, 3), (X, X[1:], 17, 32), {"BLOCK": 64})
+    assert "_current_device()" not in entry.source
 
 
 def test_a_hook_may_launch_the_same_kernel(fake_cuda: FakeCuda) -> None:
