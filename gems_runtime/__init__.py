@@ -2,7 +2,8 @@
 
 Modules, top to bottom; each imports only from those above it:
 errors, settings, compat, device, stats, signature, grid, chain, launch, records, toolchain, fingerprint, store, flight,
-bench, numerics, candidates, contest, argspec, gridspec, untuned, strategy, tuner, tuned, entry, target, warm, cli. Importing the package opens no file and touches no device.
+bench, numerics, candidates, contest, argspec, gridspec, untuned, strategy, tuner, tuned, entry, target, warm, cli,
+__main__. Importing the package opens no file and touches no device.
 """
 
 from __future__ import annotations
