@@ -16,14 +16,14 @@ from triton.runtime.jit import JITFunction
 
 # What CudaLauncher.launch takes before the kernel's own arguments:
 # grid x y z, stream, function, cooperative, pdl, global scratch, profile scratch, packed metadata, launch metadata,
-# enter hook, exit hook. Triton 3.5 to 3.7; 3.8 moved the scratch pointers and packs the arguments in a tuple.
+# enter hook, exit hook. Triton 3.5 and 3.6; 3.7.1 moves the scratch pointers and packs the arguments in a tuple.
 _DIRECT_FORMAT = "iiiKKppOOOOOO"
 
 
 def takes_direct_launch(kernel: CompiledKernel) -> bool:
     """True if `kernel.run.launch` is the C function described by `_DIRECT_FORMAT` and the kernel needs no scratch memory.
 
-    Triton 3.8 and later answer False (its launcher has `arg_annotations`); ends when our own native launcher replaces
+    Triton 3.7.1 and later answer False (its launcher has `arg_annotations`); ends when our own native launcher replaces
     Triton's.
     """
     run = kernel.run

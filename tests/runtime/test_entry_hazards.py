@@ -52,9 +52,9 @@ def plain(fake_cuda: FakeCuda) -> LibEntry:
 
 
 def tiers(entry: LibEntry) -> tuple[int, int, int]:
-    """Launches by P, by S, and misses."""
+    """Launches by the fast tier, by S, and misses."""
     counts = entry.stats()
-    return counts["P"], counts["S"], counts["miss"]
+    return counts[zoo.fast_tier()], counts["S"], counts["miss"]
 
 
 def test_a_warm_call_asks_the_driver_nothing_about_pointers(plain: LibEntry, fake_cuda: FakeCuda) -> None:
@@ -89,7 +89,8 @@ def test_launch_options_choose_the_kernel(plain: LibEntry, fake_cuda: FakeCuda) 
 
 
 def test_constants_are_told_apart_by_type_and_sign(plain: LibEntry) -> None:
-    values = (1, 1.0, True, 0, 0.0, -0.0, False, None, "1", (1,), (1.0,), tl.float32, tl.float16)
+    # Not "1" besides 1: Triton 3.7.1 gives the two one hash on disk, before any cache of ours.
+    values = (1, 1.0, True, 0, 0.0, -0.0, False, None, "b", (1,), (1.0,), tl.float32, tl.float16)
     kernels = [plain[(1,)](X, X, 17, 32, BLOCK=value) for value in values]
     again = [plain[(1,)](X, X, 17, 32, BLOCK=value) for value in values]
     assert [k.hash for k in kernels] == [k.hash for k in again]
@@ -247,7 +248,7 @@ def test_a_callable_grid_may_read_what_is_in_no_key(fake_cuda: FakeCuda) -> None
     for scale in (3.0, 4.0, 3.0):
         entry[lambda meta: (int(meta["scale"]),)](X, None, scale)
         assert fake_cuda.last().grid[0] == scale
-    assert entry.stats()["P"] == 3
+    assert entry.stats()[zoo.fast_tier()] == 3
 
 
 def test_a_driver_error_reads_as_stock_tritons(plain: LibEntry, fake_cuda: FakeCuda) -> None:
@@ -464,5 +465,5 @@ def test_interpreted_kernels_pass_straight_through(tmp_path: Path) -> None:
 def test_an_unknown_launcher_takes_tier_r(fake_cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
     import triton.backends.nvidia.driver as module
 
-    monkeypatch.setattr(module, "_BASE_ARGS_FORMAT", "unseen")
+    monkeypatch.setattr(module, "_BASE_ARGS_FORMAT", "unseen", raising=False)
     zoo.assert_launches_as_stock(fake_cuda, LibEntry(zoo.plain), (2, 3), (X, X[1:], 17, 32), {"BLOCK": 64}, tier="R")

@@ -99,14 +99,14 @@ def test_a_heuristic_that_reads_a_tensor_is_asked_each_time() -> None:
     for _ in range(2):
         for rows in (8, 4, 8):
             assert entry[(1,)](X[:rows], 17, BLOCK=16).src.constants[(3,)] == rows
-    assert entry.stats()["P"] == 4
+    assert entry.stats()[zoo.fast_tier()] == 4
 
 
 def test_a_heuristic_that_looks_at_everything_is_left_to_stock_triton() -> None:
     entry = LibEntry(triton.heuristics({"ROWS": lambda args: len(args)})(_shaped))
     for _ in range(2):
         entry[(1,)](X, 17, BLOCK=16)
-    assert (entry.stats()["P"], entry.stats()["S"]) == (0, 1)
+    assert (entry.stats()[zoo.fast_tier()], entry.stats()["S"]) == (0, 1)
     assert "heuristic for ROWS" in entry.source
 
 
@@ -117,7 +117,7 @@ def test_heuristics_above_an_autotuner() -> None:
         for n in (18, 34):
             kernel = entry[lambda meta: (meta["ROWS"] + meta["BLOCK"],)](X, n)
             assert (kernel.src.constants[(2,)], kernel.src.constants[(3,)]) == (16, n // 2)
-    assert entry.stats()["P"] == 2
+    assert entry.stats()[zoo.fast_tier()] == 2
 
 
 def test_a_configs_pre_hook_runs_before_each_launch() -> None:
@@ -126,7 +126,7 @@ def test_a_configs_pre_hook_runs_before_each_launch() -> None:
     entry = autotuned([hooked])
     for _ in range(3):
         entry[(1,)](X, 17)
-    assert entry.stats()["P"] == 2
+    assert entry.stats()[zoo.fast_tier()] == 2
     assert len(seen) == 3
     for name in ("x_ptr", "n", "BLOCK", "num_warps"):
         assert [named[name] for named in seen] == [seen[0][name]] * 3
@@ -145,7 +145,7 @@ def test_pruning_sees_the_call_as_it_was_made() -> None:
     entry[(1,)](X, n=33)
     assert calls[0][0] == ["n", "x_ptr"] and calls[-1][0] == ["x_ptr"]
     assert "n" in calls[-1][1]
-    assert entry.stats()["P"] == 1
+    assert entry.stats()[zoo.fast_tier()] == 1
 
 
 def test_best_config_follows_the_last_launch() -> None:
@@ -160,7 +160,7 @@ def test_best_config_follows_the_last_launch() -> None:
     for n, block in ((17, 16), (33, 32), (17, 16), (33, 32)):
         entry[(1,)](X, n)
         assert entry.best_config.kwargs == {"BLOCK": block}
-    assert entry.stats()["P"] == 2
+    assert entry.stats()[zoo.fast_tier()] == 2
 
 
 def test_a_supplied_constant_given_by_the_caller_raises_as_stock_triton_does(tuned: LibEntry) -> None:
