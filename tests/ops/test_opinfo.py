@@ -32,6 +32,8 @@ ERRORS = (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError)
 
 def infos_of(op: Op) -> list[OpInfo]:
     """The OpInfo entries that call a declared operator: named in its declaration, or called as it is."""
+    if not op.name.startswith("aten::"):  # torch's function of that name never calls it
+        return []
     names = op.opinfo or (base_name(op.name).strip("_"), f"nn.functional.{op.function_name}")
     return [info for info in op_db if info.full_name in names]
 
