@@ -18,6 +18,7 @@ from gems_ops.op import Op, Sample, all_ops
 from gems_ops.register import counts_of
 from gems_ops.tolerance import bounds, largest_error, reduction_length
 from gems_ops.workloads import Workload, tensor_bytes
+from gems_runtime import device
 from tools import measure
 from tools.measure import Side
 from tools.report import Column, finish, print_table
@@ -86,8 +87,8 @@ def widened(value: object) -> object:
 
 def is_correct(op: Op, args: tuple, kwargs: dict) -> bool:
     """True if our answer is as near to ATen's float64 answer as its dtype allows, or as ATen's own is."""
-    with scope(op)():
-        got = measure.tensors(our_function(op)(*args, **kwargs))
+    with scope(op)():  # cloned: an operator that only writes out= returns the same tensor to ATen's call next
+        got = [t.clone() for t in measure.tensors(our_function(op)(*args, **kwargs))]
     native = measure.tensors(native_function(op)(*args, **kwargs))
     truth = measure.tensors(native_function(op)(*widened(args), **widened(kwargs)))
     return all(_near(g, n, t, measure.tensors(args)) for g, n, t in zip(got, native, truth, strict=True))
@@ -127,7 +128,7 @@ def host_sample(op: Op, dtype: torch.dtype) -> Sample:
     by_size = sorted(dense, key=lambda s: -sum(t.numel() for t in measure.tensors(s.args)))
     counts = counts_of(op.name)
     for sample in by_size:
-        args, kwargs = on_gpu(sample.args), on_gpu(sample.kwargs)
+        args, kwargs = placed(sample.args), placed(sample.kwargs)
         served = counts.served
         with scope(op)():
             our_function(op)(*args, **kwargs)
@@ -136,8 +137,9 @@ def host_sample(op: Op, dtype: torch.dtype) -> Sample:
     raise RuntimeError(f"{op.name} {dtype}: no dense sample is served by our kernel")
 
 
-def on_gpu(value: object) -> object:
-    return tree_map(lambda v: v.cuda() if isinstance(v, Tensor) else v, value)
+def placed(value: object) -> object:
+    """Arguments on the device."""
+    return tree_map(lambda v: v.to(device.torch_device()) if isinstance(v, Tensor) else v, value)
 
 
 def shape_text(args: tuple) -> str:
@@ -146,9 +148,8 @@ def shape_text(args: tuple) -> str:
 
 def bench(op: Op, workload: Workload, dtype: torch.dtype, host: tuple[str, float, float]) -> Row:
     """One row: the answer is checked first, then both are timed."""
-    device = torch.device("cuda")
     torch.manual_seed(0)
-    sets = list(measure.fresh_sets(lambda: workload.make(dtype, device)))
+    sets = list(measure.fresh_sets(lambda: workload.make(dtype, device.torch_device())))
     args, kwargs = sets[0]
     correct = bool(was_served(op, lambda: is_correct(op, args, kwargs)))
     aten_us, gems_us = was_served(op, lambda: measure.gpu_times(sides(op, sets)))
