@@ -98,7 +98,8 @@ print(json.dumps({"seconds": seconds, "correct": correct, **stats.snapshot()}))
 
 def python(code: str, *arguments: str, **environment: str) -> dict[str, object]:
     """Run code in a new process and read the JSON it prints last."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    env = {**os.environ, "PYTHONPATH": path, **environment}
     done = subprocess.run([sys.executable, "-c", code, *arguments], env=env, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -9,7 +9,7 @@ from triton import Config
 
 from gems_ops.linalg.operands import Product, input_precision
 from gems_ops.linalg.tile import accumulate, load_tile, store_tile
-from gems_runtime import LibEntry, device
+from gems_runtime import LibEntry, device, libtuner
 
 
 def _config(block_m: int, block_n: int, block_k: int, num_warps: int, num_stages: int) -> Config:
@@ -47,7 +47,8 @@ def _prune(configs: list[Config], named_args: dict[str, object], **kwargs: objec
     The first is the one to take untimed.
     """
     args = {**named_args, **kwargs}
-    m, n, batch = args["M"], args["N"], args["n_batch"]
+    # Sizes that share a decision must have the same candidates.
+    m, n, batch = (triton.next_power_of_2(args[name]) for name in ("M", "N", "n_batch"))
     itemsize = args["a_ptr"].element_size()
     arch = device.identity().arch
     shared = 1024 * _SHARED_KIB.get(arch, _SHARED_KIB_ELSEWHERE)
@@ -74,9 +75,11 @@ def _prune(configs: list[Config], named_args: dict[str, object], **kwargs: objec
 
 
 @LibEntry
-@triton.autotune(
+@libtuner(
     configs=_CONFIGS,
     key=["M", "N", "K", "n_batch", "LAYOUT", "INPUT_PRECISION"],
+    # Prompts and caches have every length: sizes up to the same power of two share one decision.
+    strategy=dict.fromkeys(("M", "N", "K", "n_batch"), "log"),
     prune_configs_by={"early_config_prune": _prune},
 )
 @triton.heuristics(

@@ -14,9 +14,11 @@ if not torch.cuda.is_available():
 
 @pytest.fixture(autouse=True)
 def _switched_off():
-    """Every test starts and ends with the native kernels."""
+    """Every test starts and ends with the native kernels, and takes the untuned configuration of every kernel."""
     import flag_gems
+    from gems_runtime import settings
 
     flag_gems.disable()
-    yield
+    with settings.override(tune=settings.Mode.OFF):
+        yield
     flag_gems.disable()
