@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gems_ops.workloads import Workload
+from gems_runtime import device
 
 FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32})
 DOUBLES = FLOATS | {torch.float64}
@@ -70,6 +71,12 @@ class Op:
     def function_name(self) -> str:
         """The name a user calls: "softmax" for "aten::_softmax"."""
         return self.fn.__name__
+
+    @property
+    def placement(self) -> dict[str, torch.device]:
+        """Keyword arguments that put the result of an operator without tensor arguments where kernels run."""
+        makes = any(a.name == "device" for a in self.overload._schema.arguments)
+        return {"device": device.torch_device()} if makes else {}
 
     @property
     def family(self) -> str:

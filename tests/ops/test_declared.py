@@ -33,9 +33,7 @@ def chosen(op: Op, form: Form, dtype: torch.dtype) -> list[Sample]:
 
 def call(form: Form, sample: Sample, like: object = None) -> object:
     """Run one form; out= tensors are filled with nan first, so that an element nobody writes shows."""
-    args, kwargs = place(sample.args), place(sample.kwargs)
-    if any(a.name == "device" for a in form.arguments):
-        kwargs.setdefault("device", device.torch_device())
+    args, kwargs = place(sample.args), {**place(sample.kwargs), **form.op.placement}
     if form.kind is Kind.OUT:
         outs = [poisoned(t) for t in tensors(like)]
         kwargs.update({a.name: t for a, t in zip(form.outputs, outs)})
