@@ -14,6 +14,15 @@ from gems_runtime.signature import is_reserved
 
 Values = dict[str, object]
 
+# Wrappers that launch what their parts say. A subclass may launch in a way of its own.
+_plain: set[type] = {Autotuner, Heuristics}
+
+
+def launches_as_autotuner(wrapper: type[Autotuner]) -> type[Autotuner]:
+    """Class decorator: once the class has chosen a config, it launches as an Autotuner does."""
+    _plain.add(wrapper)
+    return wrapper
+
 
 @dataclass(frozen=True)
 class Chain:
@@ -57,7 +66,7 @@ def unwrap(kernel: KernelInterface) -> Chain:
     """Take a kernel apart down to the jitted function."""
     wrappers: list[Autotuner | Heuristics] = []
     inner = kernel
-    while type(inner) in (Autotuner, Heuristics):
+    while type(inner) in _plain:
         wrappers.append(inner)
         inner = inner.fn
     if isinstance(inner, InterpretedFunction):

@@ -9,10 +9,12 @@ from triton.runtime.autotuner import Autotuner
 from triton.runtime.jit import KernelInterface
 
 from gems_runtime.candidates import Call
+from gems_runtime.chain import launches_as_autotuner
 from gems_runtime.strategy import Bucketing, Choice, by_key
 from gems_runtime.tuner import prime
 
 
+@launches_as_autotuner
 class LibTuner(Bucketing):
     """An Autotuner that benchmarks a problem once for all processes. It needs no LibEntry, and works under one.
 

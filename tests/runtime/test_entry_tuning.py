@@ -11,7 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
-from gems_runtime import LibEntry, device, settings, stats
+from gems_runtime import LibEntry, device, libtuner, settings, stats
 from tools.fake_cuda import FakeCuda
 
 X = torch.zeros(256)
@@ -83,6 +83,15 @@ def test_a_miss_during_graph_capture_benchmarks_nothing_and_keeps_nothing(
     assert tuned.stats()["entries"] == 0
     tuned[(1,)](X, X, 4711, 100, 1)
     assert zoo.first_config.calls == before + 2
+
+
+def test_a_libtuner_launches_on_the_fast_tier(fake_cuda: FakeCuda) -> None:
+    configs = [triton.Config({"BLOCK": 64}), triton.Config({"BLOCK": 128})]
+    entry = LibEntry(libtuner(configs, ["n"], "log", do_bench=zoo.first_config)(triton.heuristics({"ROWS": lambda args: 4})(_shaped)))
+    before = zoo.first_config.calls
+    for n in (64, 64, 50):
+        zoo.assert_launches_as_stock(fake_cuda, entry, (1,), (X, n), {})
+    assert zoo.first_config.calls == before + 4  # 64 and 50 are told apart without a store
 
 
 def test_heuristics_see_values_they_read_and_others_do_not_matter(tuned: LibEntry) -> None:
