@@ -19,6 +19,15 @@ def extent(shape: Sequence[int], strides: Sequence[int]) -> int:
     return last + 1
 
 
+def contiguous_strides(shape: Sequence[int]) -> tuple[int, ...]:
+    """The strides of a new contiguous tensor; every size is 1 or more."""
+    strides, step = [], 1
+    for n in reversed(shape):
+        strides.append(step)
+        step *= n
+    return tuple(reversed(strides))
+
+
 def has_overlap(shape: Sequence[int], strides: Sequence[int]) -> bool:
     """True if two indices may address one element, as in an expanded tensor."""
     reach = 0

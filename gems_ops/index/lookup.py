@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 import triton
@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gems_ops.op import ALL, Declined, Sample, op, result_buffer
+from gems_ops.plan import Code, Plan, Planned, call
 from gems_ops.samples import layouts, values
 from gems_ops.workloads import Workload, random_like
 from gems_runtime import LibEntry, device
@@ -68,29 +69,35 @@ def bench_lookup(vocabulary: int, width: int, tokens: int) -> Workload:
     return Workload(f"{tokens} of {vocabulary}x{width}", make)
 
 
+def _check_indices(indices: Tensor, n: int) -> None:
+    """Nothing waits for an interpreted kernel, so there ATen's own error can be had."""
+    if not bool(((indices >= 0) & (indices < n)).all()):
+        raise Declined("an index is out of range: ATen raises")
+
+
 def _plan_embedding(
     weight: Tensor, indices: Tensor, padding_idx: int, scale_grad_by_freq: bool, sparse: bool, out: Tensor | None = None
-) -> Callable[..., Tensor]:
-    """A closure (weight, indices, ..., out) for tensors like these. The other arguments matter to the gradient alone."""
+) -> Planned:
+    """The arguments after indices matter to the gradient alone."""
     if weight.dim() != 2:
         raise Declined("weight is not a matrix: ATen raises")
-    shape, n = (*indices.shape, weight.shape[1]), indices.numel()
+    (n_table, n_cols), n_rows = weight.shape, indices.numel()
+    shape = (*indices.shape, n_cols)
     if out is not None and not result_buffer(out, shape, weight.dtype, weight.device).is_contiguous():
         raise Declined("out= is not contiguous")
-    block_rows, block_cols, programs = row_tile(n, weight.shape[1])
-    kernel, sizes, dtype = _gather_rows_kernel[(programs,)], (weight.shape[0], n, weight.shape[1], *weight.stride()), weight.dtype
-    constants = {"BLOCK_ROWS": block_rows, "BLOCK_COLS": block_cols, "num_warps": warps(block_rows * block_cols)}
-    dense, on_cpu, allocates = indices.is_contiguous(), indices.device.type == "cpu", out is None
-
-    def run(weight: Tensor, indices: Tensor, *rest: object) -> Tensor:
-        # nothing waits for a CPU tensor, so there ATen's own error can be had
-        if on_cpu and not bool(((indices >= 0) & (indices < sizes[0])).all()):
-            raise Declined("an index is out of range: ATen raises")
-        result = torch.empty(shape, dtype=dtype, device=weight.device) if allocates else rest[-1]
-        kernel(weight, indices if dense else indices.contiguous(), result, *sizes, **constants, sanitize_overflow=False)
-        return result
-
-    return run
+    plan = Plan("weight", "indices", "_padding_idx", "_scale_grad_by_freq", "_sparse", out=out)
+    if device.interpreted():
+        plan.do("{check}(indices, {n})", check=_check_indices, n=n_table)
+    if not indices.is_contiguous():
+        plan.do("indices = indices.contiguous()")
+    result = plan.result(shape, weight.dtype, weight.device)
+    block_rows, block_cols, programs = row_tile(n_rows, n_cols)
+    plan.launch(
+        _gather_rows_kernel, (programs,), Code("weight"), Code("indices"), result,
+        n_table, n_rows, n_cols, *weight.stride(), block_rows, block_cols,
+        num_warps=warps(block_rows * block_cols), sanitize_overflow=False,
+    )  # fmt: skip
+    return plan.build(result)
 
 
 @op(
@@ -105,7 +112,7 @@ def embedding(
     weight: Tensor, indices: Tensor, padding_idx: int = -1, scale_grad_by_freq: bool = False, sparse: bool = False, out: Tensor | None = None
 ) -> Tensor:
     """Rows of weight (n, width), one for each index: the shape of indices plus (width,)."""
-    return _plan_embedding(weight, indices, padding_idx, scale_grad_by_freq, sparse, out)(weight, indices, out)
+    return call(_plan_embedding, weight, indices, padding_idx, scale_grad_by_freq, sparse, out=out)
 
 
 def warps(elements: int) -> int:

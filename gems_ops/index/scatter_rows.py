@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gems_ops.index.lookup import INDICES, warps
 from gems_ops.op import DOUBLES, Declined, Sample, op, result_buffer
+from gems_ops.plan import Code, Plan, Planned, call
 from gems_ops.samples import values
 from gems_ops.workloads import Workload, random_like
 from gems_runtime import LibEntry, device
@@ -130,46 +131,53 @@ def _bench(vocabulary: int, width: int, tokens: int, hot: bool = False) -> Workl
     return Workload(f"{tokens} into {vocabulary}x{width}" + (", half to one row" if hot else ""), make)
 
 
+def _plan(
+    grad: Tensor, indices: Tensor, num_weights: int, padding_idx: int, scale_grad_by_freq: bool, out: Tensor | None = None
+) -> Planned:
+    n, width = indices.numel(), grad.shape[-1]
+    if grad.shape != (*indices.shape, width) or num_weights <= 0:
+        raise Declined(f"grad_output {tuple(grad.shape)} for indices {tuple(indices.shape)}")
+    if out is not None and not result_buffer(out, (num_weights, width), grad.dtype, grad.device).is_contiguous():
+        raise Declined("out= is not contiguous")
+    plan = Plan("grad", "indices", "_num_weights", "_padding_idx", "_scale_grad_by_freq", out=out)
+    result = plan.result((num_weights, width), grad.dtype, grad.device)
+    plan.do("grad = grad.reshape({shape})", shape=(n, width))
+    strides = torch.empty_strided(grad.shape, grad.stride(), device="meta").reshape(n, width).stride()
+    plan.do("ordered, order = {sort}(indices.reshape({n}), stable=True)", sort=torch.sort, n=n)
+    starts = plan.empty("starts", (num_weights + 1,), torch.int32, grad.device)
+    search = num_weights + 1 if device.interpreted() else SEARCH_BLOCK
+    plan.launch(
+        _segment_starts_kernel, (triton.cdiv(num_weights + 1, search),),
+        Code("ordered"), starts, n, num_weights, n.bit_length(), triton.next_power_of_2(search), num_warps=1,
+    )  # fmt: skip
+    chunk, columns = chunk_length(n), min(triton.next_power_of_2(width), COLUMNS)
+    acc = torch.float64 if grad.dtype == torch.float64 else torch.float32
+    chunks = plan.empty("chunks", (n // chunk, width), acc, grad.device)
+    blocks, num_warps = triton.cdiv(width, columns), warps(ROWS * columns)
+    layout = (width, *strides, padding_idx)
+    if n >= chunk:
+        plan.launch(
+            _chunk_sums_kernel, (n // chunk, blocks),
+            Code("grad"), Code("ordered"), Code("order"), chunks, *layout, chunk, ROWS, columns, num_warps=num_warps,
+        )  # fmt: skip
+    plan.launch(
+        _segment_sums_kernel, (num_weights, blocks),
+        Code("grad"), starts, Code("order"), chunks, result, *layout, scale_grad_by_freq, chunk, ROWS, columns,
+        num_warps=num_warps,
+    )  # fmt: skip
+    return plan.build(result)
+
+
 @op(
     "aten::embedding_dense_backward",
     dtypes=DOUBLES,
     samples=_gradients,
     argument_dtypes={"indices": INDICES},
+    plan=_plan,
     bench=(_bench(32000, 4096, 16384), _bench(32000, 4096, 16384, hot=True), _bench(128000, 1024, 512)),
 )
 def embedding_dense_backward(
     grad_output: Tensor, indices: Tensor, num_weights: int, padding_idx: int, scale_grad_by_freq: bool, out: Tensor | None = None
 ) -> Tensor:
     """Sums of grad_output's rows by index, accumulated in float32 in an order that is the same on every run."""
-    n, width = indices.numel(), grad_output.shape[-1]
-    if grad_output.shape != (*indices.shape, width) or num_weights <= 0:
-        raise Declined(f"grad_output {tuple(grad_output.shape)} for indices {tuple(indices.shape)}")
-    result = result_buffer(out, (num_weights, width), grad_output.dtype, grad_output.device)
-    if not result.is_contiguous():
-        raise Declined("out= is not contiguous")
-    grad = grad_output.reshape(n, width)
-    ordered, order = torch.sort(indices.reshape(n), stable=True)
-    starts = torch.empty(num_weights + 1, dtype=torch.int32, device=grad.device)
-    search = num_weights + 1 if device.interpreted() else SEARCH_BLOCK
-    _segment_starts_kernel[(triton.cdiv(num_weights + 1, search),)](
-        ordered, starts, n, num_weights, n.bit_length(), BLOCK=triton.next_power_of_2(search), num_warps=1
-    )
-    _sum_segments(grad, ordered, order, starts, result, padding_idx, scale_grad_by_freq)
-    return result
-
-
-def _sum_segments(
-    grad: Tensor, ordered: Tensor, order: Tensor, starts: Tensor, result: Tensor, padding_idx: int, by_frequency: bool
-) -> None:
-    (n, width), chunk = grad.shape, chunk_length(grad.shape[0])
-    acc = torch.float64 if grad.dtype == torch.float64 else torch.float32
-    chunks = torch.empty((n // chunk, width), dtype=acc, device=grad.device)
-    columns = min(triton.next_power_of_2(width), COLUMNS)
-    blocks, tile = triton.cdiv(width, columns), {"ROWS": ROWS, "COLUMNS": columns, "num_warps": warps(ROWS * columns)}
-    if n >= chunk:
-        _chunk_sums_kernel[(n // chunk, blocks)](
-            grad, ordered, order, chunks, width, *grad.stride(), padding_idx, CHUNK=chunk, **tile
-        )
-    _segment_sums_kernel[(result.shape[0], blocks)](
-        grad, starts, order, chunks, result, width, *grad.stride(), padding_idx, BY_FREQUENCY=by_frequency, CHUNK=chunk, **tile
-    )
+    return call(_plan, grad_output, indices, num_weights, padding_idx, scale_grad_by_freq, out=out)

@@ -5,16 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+
+from gems_ops.plan import Code, Plan
 
 
 @dataclass(slots=True)
 class Product:
-    """out[b] = alpha * a[b] @ c[b] + beta * bias, with a (m, k), c (k, n); strides are (batch, row, column)."""
+    """out[b] = alpha * a[b] @ c[b] + beta * bias, with a (m, k), c (k, n); strides are (batch, row, column).
 
-    a: Tensor
-    c: Tensor
-    out: Tensor
+    Tensors are what the plan's text calls them.
+    """
+
+    a: Code
+    c: Code
+    out: Code
+    dtype: torch.dtype
+    device: torch.device
     m: int
     n: int
     k: int
@@ -22,7 +28,7 @@ class Product:
     a_strides: tuple[int, int, int]
     c_strides: tuple[int, int, int]
     out_strides: tuple[int, int, int]
-    bias: Tensor | None = None
+    bias: Code | None = None
     bias_strides: tuple[int, int] = (0, 0)
     alpha: float = 1.0
     beta: float = 1.0
@@ -46,12 +52,17 @@ class Product:
 _precision_of = torch._C._get_fp32_precision_getter
 
 
-def input_precision(dtype: torch.dtype) -> str:
+def float32_precision() -> str:
     """Triton's name for what torch allows float32 products to do: "tf32" if the user said so, else "ieee".
 
     This getter is right whichever of torch's two interfaces the setting was made through; the public
     `allow_tf32` raises when both were used.
     """
-    if dtype == torch.float32 and _precision_of("cuda", "matmul") == "tf32":
-        return "tf32"
-    return "ieee"
+    return "tf32" if _precision_of("cuda", "matmul") == "tf32" else "ieee"
+
+
+def input_precision(plan: Plan, dtype: torch.dtype) -> Code:
+    """The precision of products of this dtype, read in each call where the user may change it between calls."""
+    if dtype != torch.float32:
+        return plan.bind("ieee")
+    return Code(f"{plan.bind(float32_precision)}()")

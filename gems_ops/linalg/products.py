@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from gems_ops import samples, workloads
+from gems_ops.layout import contiguous_strides
 from gems_ops.linalg import skinny, tiled
 from gems_ops.linalg.operands import Product
 from gems_ops.op import FLOATS, Declined, Sample, op, result_buffer
+from gems_ops.plan import Code, Plan, Planned, call
 
 # (m, k, n): single tiles, masked tails in each direction, several tiles, one row, one column, K long enough to split.
 _SHAPES = ((1, 1, 1), (5, 7, 3), (17, 33, 65), (70, 40, 130), (1, 70, 33), (33, 20, 1), (2, 1100, 3), (18, 2050, 20))
@@ -58,19 +60,69 @@ def _linear(m: int, n: int, k: int) -> workloads.Workload:
     return workloads.Workload(f"linear {m}x{n}x{k}", make, lambda args: 2.0 * m * n * k)
 
 
-def _compute(p: Product) -> Tensor:
-    return (skinny if skinny.is_skinny(p.m, p.n, p.k, p.batch) else tiled).multiply(p)
+def _build(plan: Plan, p: Product) -> Planned:
+    (skinny if skinny.is_skinny(p.m, p.n, p.k, p.batch) else tiled).multiply(plan, p)
+    return plan.build(p.out)
 
 
-def _matrix_product(a: Tensor, b: Tensor, out: Tensor | None) -> Product:
-    """The product of two matrices that fit each other; declines any others."""
+def _matrix_product(plan: Plan, a: Tensor, b: Tensor) -> Product:
+    """The product of two matrices that fit each other, which the plan calls a and b; declines any others."""
     if a.dim() != 2 or b.dim() != 2 or a.dtype != b.dtype:
         raise Declined("needs two matrices of one dtype")
     (m, k), (k2, n) = a.shape, b.shape
     if k != k2:
         raise Declined(f"inner sizes {k} and {k2} differ")
-    out = result_buffer(out, (m, n), a.dtype, a.device)
-    return Product(a, b, out, m, n, k, 1, (0, *a.stride()), (0, *b.stride()), (0, *out.stride()))
+    out, out_strides = _result(plan, (m, n), a)
+    strides = (0, *a.stride()), (0, *b.stride()), (0, *out_strides)
+    return Product(Code("a"), Code("b"), out, a.dtype, a.device, m, n, k, 1, *strides)
+
+
+def _result(plan: Plan, shape: tuple[int, ...], like: Tensor) -> tuple[Code, tuple[int, ...]]:
+    """The tensor that the product is written to, and its strides."""
+    for out in plan.outs:
+        result_buffer(out, shape, like.dtype, like.device)
+    strides = plan.outs[0].stride() if plan.outs else contiguous_strides(shape)
+    return plan.result(shape, like.dtype, like.device), strides
+
+
+def _plan_mm(a: Tensor, b: Tensor, out: Tensor | None = None) -> Planned:
+    plan = Plan("a", "b", out=out)
+    return _build(plan, _matrix_product(plan, a, b))
+
+
+def _plan_addmm(bias: Tensor, a: Tensor, b: Tensor, beta: float, alpha: float, out: Tensor | None = None) -> Planned:
+    if bias.dtype != a.dtype or bias.dim() > 2:
+        raise Declined("the added tensor does not fit the product")
+    if isinstance(alpha, complex) or isinstance(beta, complex) or alpha == 0:
+        raise Declined("alpha = 0 must not read the matrices, and complex factors are ATen's")
+    plan = Plan("bias", "a", "b", "_beta", "_alpha", out=out)
+    p = _matrix_product(plan, a, b)
+    p.alpha = float(alpha)
+    if beta != 0:
+        p.beta = float(beta)
+        p.bias = Code("bias")
+        p.bias_strides = _broadcast_strides(bias, p.m, p.n)
+    return _build(plan, p)
+
+
+def _broadcast_strides(bias: Tensor, m: int, n: int) -> tuple[int, int]:
+    """Row and column strides that read `bias` as an (m, n) matrix: 0 where it repeats."""
+    sizes, strides = (1, 1, *bias.shape)[-2:], (0, 0, *bias.stride())[-2:]
+    if sizes[0] not in (1, m) or sizes[1] not in (1, n):
+        raise Declined(f"{tuple(bias.shape)} does not broadcast to {(m, n)}")
+    return tuple(0 if size == 1 else stride for size, stride in zip(sizes, strides, strict=True))
+
+
+def _plan_bmm(a: Tensor, b: Tensor, out: Tensor | None = None) -> Planned:
+    if a.dim() != 3 or b.dim() != 3 or a.dtype != b.dtype:
+        raise Declined("needs two batches of matrices of one dtype")
+    (batch, m, k), (batch2, k2, n) = a.shape, b.shape
+    if batch != batch2 or k != k2:
+        raise Declined(f"{tuple(a.shape)} and {tuple(b.shape)} do not fit each other")
+    plan = Plan("a", "b", out=out)
+    result, out_strides = _result(plan, (batch, m, n), a)
+    p = Product(Code("a"), Code("b"), result, a.dtype, a.device, m, n, k, batch, a.stride(), b.stride(), out_strides)
+    return _build(plan, p)
 
 
 @op(
@@ -84,11 +136,12 @@ def _matrix_product(a: Tensor, b: Tensor, out: Tensor | None) -> Product:
         workloads.matmul(16, 4096, 4096),
         workloads.matmul(512, 4096, 11008),
     ),
+    plan=_plan_mm,
     wide=True,
 )
 def mm(self: Tensor, mat2: Tensor, out: Tensor | None = None) -> Tensor:
     """Matrix product of (m, k) and (k, n)."""
-    return _compute(_matrix_product(self, mat2, out))
+    return call(_plan_mm, self, mat2, out=out)
 
 
 @op(
@@ -96,6 +149,8 @@ def mm(self: Tensor, mat2: Tensor, out: Tensor | None = None) -> Tensor:
     dtypes=FLOATS,
     samples=_addmm_samples,
     bench=(_linear(4096, 4096, 4096), _linear(1, 4096, 4096)),
+    plan=_plan_addmm,
+    keyed=frozenset({"alpha", "beta"}),
     wide=True,
 )
 def addmm(
@@ -107,25 +162,7 @@ def addmm(
     out: Tensor | None = None,
 ) -> Tensor:
     """beta * self + alpha * (mat1 @ mat2), with self broadcast to the product's shape."""
-    if self.dtype != mat1.dtype or self.dim() > 2:
-        raise Declined("the added tensor does not fit the product")
-    if isinstance(alpha, complex) or isinstance(beta, complex) or alpha == 0:
-        raise Declined("alpha = 0 must not read the matrices, and complex factors are ATen's")
-    p = _matrix_product(mat1, mat2, out)
-    p.alpha = float(alpha)
-    if beta != 0:
-        p.beta = float(beta)
-        p.bias = self
-        p.bias_strides = _broadcast_strides(self, p.m, p.n)
-    return _compute(p)
-
-
-def _broadcast_strides(bias: Tensor, m: int, n: int) -> tuple[int, int]:
-    """Row and column strides that read `bias` as an (m, n) matrix: 0 where it repeats."""
-    sizes, strides = (1, 1, *bias.shape)[-2:], (0, 0, *bias.stride())[-2:]
-    if sizes[0] not in (1, m) or sizes[1] not in (1, n):
-        raise Declined(f"{tuple(bias.shape)} does not broadcast to {(m, n)}")
-    return tuple(0 if size == 1 else stride for size, stride in zip(sizes, strides, strict=True))
+    return call(_plan_addmm, self, mat1, mat2, beta, alpha, out=out)
 
 
 @op(
@@ -133,14 +170,9 @@ def _broadcast_strides(bias: Tensor, m: int, n: int) -> tuple[int, int]:
     dtypes=FLOATS,
     samples=_bmm_samples,
     bench=(workloads.matmul(512, 512, 128, batch=128), workloads.matmul(1, 1024, 128, batch=128)),
+    plan=_plan_bmm,
     wide=True,
 )
 def bmm(self: Tensor, mat2: Tensor, out: Tensor | None = None) -> Tensor:
     """Matrix products of (b, m, k) and (b, k, n)."""
-    if self.dim() != 3 or mat2.dim() != 3 or self.dtype != mat2.dtype:
-        raise Declined("needs two batches of matrices of one dtype")
-    (batch, m, k), (batch2, k2, n) = self.shape, mat2.shape
-    if batch != batch2 or k != k2:
-        raise Declined(f"{tuple(self.shape)} and {tuple(mat2.shape)} do not fit each other")
-    out = result_buffer(out, (batch, m, n), self.dtype, self.device)
-    return _compute(Product(self, mat2, out, m, n, k, batch, self.stride(), mat2.stride(), out.stride()))
+    return call(_plan_bmm, self, mat2, out=out)

@@ -12,20 +12,22 @@ from functools import lru_cache
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
+from gems_ops.layout import contiguous_strides
 from gems_ops.linalg.operands import Product, input_precision
 from gems_ops.linalg.tile import accumulate, load_tile, store_tile
+from gems_ops.plan import Code, Plan
 from gems_runtime import LibEntry
 
 # Programs that keep an H200's 132 multiprocessors busy: 32-column bands of 4096 just do, without a second kernel.
 _ENOUGH_PROGRAMS = 128
 _FEWEST_BLOCKS = 8  # of K in one split: less than that, and starting a program costs more than it streams
 _COMBINE_BLOCK = 512
+_STAGES = 6
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _Split:
     block_m: int
     block_n: int
     block_k: int
@@ -35,7 +37,7 @@ class _Plan:
 
 
 @lru_cache(maxsize=4096)
-def _plan(m: int, n: int, k: int, batch: int, itemsize: int) -> _Plan:
+def _split(m: int, n: int, k: int, batch: int, itemsize: int) -> _Split:
     """Blocks of 8 KiB of the large operand, K split to fill the device.
 
     Six stages hold five blocks of both operands, at most 60 KiB of shared memory, which the smallest target has.
@@ -47,7 +49,7 @@ def _plan(m: int, n: int, k: int, batch: int, itemsize: int) -> _Plan:
     blocks = -(-k // block_k)
     splits = max(1, min(_ENOUGH_PROGRAMS // tiles, blocks // _FEWEST_BLOCKS, 64))
     k_per_split = -(-blocks // splits) * block_k
-    return _Plan(block_m, block_n, block_k, tiles, -(-k // k_per_split), k_per_split)
+    return _Split(block_m, block_n, block_k, tiles, -(-k // k_per_split), k_per_split)
 
 
 def is_skinny(m: int, n: int, k: int, batch: int) -> bool:
@@ -182,58 +184,33 @@ def _combine_splits_kernel(
     )
 
 
-def multiply(p: Product) -> Tensor:
-    """Compute p, whose shape `is_skinny`, and return p.out."""
+def multiply(plan: Plan, p: Product) -> None:
+    """Plan the launches that compute p, whose shape `is_skinny`."""
     if p.n < p.m:
         p = p.transposed()
-    plan = _plan(p.m, p.n, p.k, p.batch, p.a.element_size())
-    if plan.splits == 1:
-        _stream(p, plan, p.out, (0, *p.out_strides), p.bias, p.alpha)
-        return p.out
-    partial = torch.empty((plan.splits, p.batch, p.m, p.n), dtype=torch.float32, device=p.out.device)
-    _stream(p, plan, partial, partial.stride(), None, 1.0)
-    _combine_splits_kernel[(p.batch * p.m * -(-p.n // _COMBINE_BLOCK),)](
-        partial,
-        p.bias,
-        p.out,
-        p.m,
-        p.n,
-        p.batch * p.m,
-        *p.out_strides,
-        *p.bias_strides,
-        p.alpha,
-        p.beta,
-        SPLITS=plan.splits,
-        BLOCK=_COMBINE_BLOCK,
-    )
-    return p.out
+    split = _split(p.m, p.n, p.k, p.batch, p.dtype.itemsize)
+    if split.splits == 1:
+        _stream(plan, p, split, p.out, (0, *p.out_strides), p.bias, p.alpha)
+        return
+    shape = (split.splits, p.batch, p.m, p.n)
+    partial = plan.empty("partial", shape, torch.float32, p.device)
+    _stream(plan, p, split, partial, contiguous_strides(shape), None, 1.0)
+    plan.launch(
+        _combine_splits_kernel, (p.batch * p.m * -(-p.n // _COMBINE_BLOCK),),
+        partial, p.bias, p.out, p.m, p.n, p.batch * p.m, *p.out_strides, *p.bias_strides, p.alpha, p.beta,
+        split.splits, _COMBINE_BLOCK,
+    )  # fmt: skip
 
 
 def _stream(
-    p: Product, plan: _Plan, target: Tensor, target_strides: tuple[int, ...], bias: Tensor | None, alpha: float
+    plan: Plan, p: Product, split: _Split, target: Code, strides: tuple[int, ...], bias: Code | None, alpha: float
 ) -> None:
     """Launch the streaming kernel into `target`, strided (split, batch, row, column)."""
-    _skinny_matmul_kernel[(plan.tiles, plan.splits)](
-        p.a,
-        p.c,
-        bias,
-        target,
-        p.m,
-        p.n,
-        p.k,
-        plan.k_per_split,
-        *p.a_strides,
-        *p.c_strides,
-        *target_strides,
-        *p.bias_strides,
-        alpha,
-        p.beta,
-        INPUT_PRECISION=input_precision(p.a.dtype),
-        BLOCK_M=plan.block_m,
-        BLOCK_N=plan.block_n,
-        BLOCK_K=plan.block_k,
-        EVEN_N=p.n % plan.block_n == 0,
-        EVEN_K=p.k % plan.block_k == 0,
-        NUM_STAGES=6,
+    plan.launch(
+        _skinny_matmul_kernel, (split.tiles, split.splits),
+        p.a, p.c, bias, target, p.m, p.n, p.k, split.k_per_split,
+        *p.a_strides, *p.c_strides, *strides, *p.bias_strides, alpha, p.beta,
+        input_precision(plan, p.dtype), split.block_m, split.block_n, split.block_k,
+        p.n % split.block_n == 0, p.k % split.block_k == 0, _STAGES,
         num_warps=4,
-    )
+    )  # fmt: skip

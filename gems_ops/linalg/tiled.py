@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from torch import Tensor
 from triton import Config
 
 from gems_ops.linalg.operands import Product, input_precision
 from gems_ops.linalg.tile import accumulate, load_tile, store_tile
+from gems_ops.plan import Plan
 from gems_runtime import LibEntry, device, libtuner
 
 
@@ -163,29 +163,16 @@ def _tiled_matmul_kernel(
     )
 
 
-def multiply(p: Product) -> Tensor:
-    """Launch the tuned kernel on p and return p.out."""
+def multiply(plan: Plan, p: Product) -> None:
+    """Plan the launch of the tuned kernel on p."""
     m, n, batch = p.m, p.n, p.batch
 
     def grid(meta: dict[str, int]) -> tuple[int]:
         return (batch * -(-m // meta["BLOCK_M"]) * -(-n // meta["BLOCK_N"]),)
 
-    _tiled_matmul_kernel[grid](
-        p.a,
-        p.c,
-        p.bias,
-        p.out,
-        m,
-        n,
-        p.k,
-        batch,
-        *p.a_strides,
-        *p.c_strides,
-        *p.out_strides,
-        *p.bias_strides,
-        p.alpha,
-        p.beta,
-        LAYOUT=(p.a_strides[2] == 1) + 2 * (p.c_strides[1] == 1),
-        INPUT_PRECISION=input_precision(p.a.dtype),
-    )
-    return p.out
+    plan.launch(
+        _tiled_matmul_kernel, grid,
+        p.a, p.c, p.bias, p.out, p.m, p.n, p.k, p.batch,
+        *p.a_strides, *p.c_strides, *p.out_strides, *p.bias_strides, p.alpha, p.beta,
+        (p.a_strides[2] == 1) + 2 * (p.c_strides[1] == 1), input_precision(plan, p.dtype),
+    )  # fmt: skip

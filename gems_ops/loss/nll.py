@@ -11,7 +11,8 @@ from torch import Tensor
 
 from gems_ops import samples, workloads
 from gems_ops.op import DOUBLES, Declined, Sample, op, result_buffer
-from gems_runtime import LibEntry
+from gems_ops.plan import Code, Plan, Planned, call
+from gems_runtime import LibEntry, device
 
 _NONE, _MEAN, _SUM = range(3)  # at::Reduction
 _BLOCK = 512  # rows of a tile
@@ -142,7 +143,7 @@ def _nll_gradient_kernel(
     tl.store(dx_ptr + at, dx.to(dx_ptr.dtype.element_ty), mask=ok[:, None] & (classes < n_classes)[None, :])
 
 
-def _check(x: Tensor, target: Tensor, weight: Tensor | None, reduction: int, ignore_index: int) -> tuple[int, int]:
+def _check(x: Tensor, target: Tensor, weight: Tensor | None, reduction: int) -> tuple[int, int]:
     """(rows, classes) of a call that ATen takes; declines any other."""
     if x.dim() == 1 and target.numel() == 1 and target.dim() <= 1:
         n_rows, n_classes = 1, x.shape[0]
@@ -154,11 +155,22 @@ def _check(x: Tensor, target: Tensor, weight: Tensor | None, reduction: int, ign
         raise Declined("weight must be one number of the input's dtype for each class")
     if reduction not in (_NONE, _MEAN, _SUM):
         raise Declined(f"reduction {reduction}")
-    if target.is_cpu:  # interpreted: the device cannot be stopped, and ATen raises IndexError
-        counted = target[target != ignore_index]
-        if counted.numel() and not 0 <= int(counted.min()) <= int(counted.max()) < n_classes:
-            raise Declined("a target is out of bounds")
     return n_rows, n_classes
+
+
+def _check_targets(target: Tensor, n_classes: int, ignore_index: int) -> None:
+    """When interpreted the device cannot be stopped: there decline a target out of bounds, for which ATen raises."""
+    counted = target[target != ignore_index]
+    if counted.numel() and not 0 <= int(counted.min()) <= int(counted.max()) < n_classes:
+        raise Declined("a target is out of bounds")
+
+
+def _plan_checked(n_classes: int, ignore_index: int, *names: str, out: object) -> Plan:
+    """The beginning of a plan whose text calls the targets `target`."""
+    plan = Plan(*names, out=out)
+    if device.interpreted():
+        plan.do("{check}(target, {n}, {ignored})", check=_check_targets, n=n_classes, ignored=ignore_index)
+    return plan
 
 
 def _strides(x: Tensor) -> tuple[int, int]:
@@ -169,6 +181,11 @@ def _strides(x: Tensor) -> tuple[int, int]:
 def _step(t: Tensor | None) -> int:
     """The stride of a vector, 0 for a single number or no tensor."""
     return t.stride(0) if t is not None and t.dim() == 1 else 0
+
+
+def _weight(weight: Tensor | None) -> Code | None:
+    """What a plan's text passes for the weight."""
+    return None if weight is None else Code("weight")
 
 
 def _forward_samples(dtype: torch.dtype) -> Iterator[Sample]:
@@ -205,11 +222,42 @@ def _bench(*shape: int) -> workloads.Workload:
     return workloads.Workload("x".join(map(str, shape)), make)
 
 
+def _plan_forward(
+    x: Tensor, target: Tensor, weight: Tensor | None, reduction: int, ignore_index: int, out: tuple[Tensor, Tensor] | None = None
+) -> Planned:
+    n_rows, n_classes = _check(x, target, weight, reduction)
+    each = reduction == _NONE and x.dim() == 2
+    shape = (n_rows,) if each else ()
+    for given, wanted in zip(out or (), (shape, ()), strict=False):
+        result_buffer(given, wanted, x.dtype, x.device)
+    plan = _plan_checked(n_classes, ignore_index, "x", "target", "weight", "_reduction", "_ignore_index", out=out)
+    loss, total = plan.result(shape, x.dtype, x.device), plan.result((), x.dtype, x.device, 1)
+    if reduction == _NONE and not each:  # one row: ATen sums it, and reports its weight
+        reduction = _SUM
+    programs = 1 if n_rows <= 4 * _BLOCK and not each else min(-(-n_rows // _BLOCK), _MOST_PARTS)
+    parts = (loss, total)
+    staged = programs > 1 and not each
+    if staged:
+        precise = torch.float64 if x.dtype == torch.float64 else torch.float32
+        parts = tuple(plan.empty(name, (programs,), precise, x.device) for name in ("losses", "weights"))
+    plan.launch(
+        _nll_kernel, (programs,),
+        Code("x"), Code("target"), _weight(weight), *parts, n_rows, n_classes, ignore_index,
+        -(-n_rows // (programs * _BLOCK)) * _BLOCK, *_strides(x), _step(target), _step(weight),
+        (out[0].stride(0) if out else 1) if each else 0, reduction, programs == 1, _BLOCK,
+        sanitize_overflow=False,  # debug would add a check to every sum of indices
+    )  # fmt: skip
+    if staged:
+        plan.launch(_add_parts_kernel, (1,), *parts, loss, total, programs, reduction, _MOST_PARTS)
+    return plan.build(f"{loss}, {total}")
+
+
 @op(
     "aten::nll_loss_forward",
     dtypes=DOUBLES,
     argument_dtypes={"target": _TARGETS},
     samples=_forward_samples,
+    plan=_plan_forward,
     bench=(_bench(4096, 32000), _bench(65536, 1000)),
     wide=True,
 )
@@ -222,40 +270,7 @@ def nll_loss(
     out: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Minus the (weighted) value at each row's target, reduced; and the sum of the weights that counted."""
-    n_rows, n_classes = _check(self, target, weight, reduction, ignore_index)
-    each = reduction == _NONE and self.dim() == 2
-    loss_out, total_out = out or (None, None)
-    loss = result_buffer(loss_out, (n_rows,) if each else (), self.dtype, self.device)
-    total = result_buffer(total_out, (), self.dtype, self.device)
-    if reduction == _NONE and not each:  # one row: ATen sums it, and reports its weight
-        reduction = _SUM
-    programs = 1 if n_rows <= 4 * _BLOCK and not each else min(-(-n_rows // _BLOCK), _MOST_PARTS)
-    parts = (loss, total)
-    if programs > 1 and not each:
-        precise = torch.float64 if self.dtype == torch.float64 else torch.float32
-        parts = torch.empty((2, programs), dtype=precise, device=self.device)
-    _nll_kernel[(programs,)](
-        self,
-        target,
-        weight,
-        parts[0],
-        parts[1],
-        n_rows,
-        n_classes,
-        ignore_index,
-        -(-n_rows // (programs * _BLOCK)) * _BLOCK,
-        *_strides(self),
-        _step(target),
-        _step(weight),
-        _step(loss),
-        REDUCTION=reduction,
-        LAST=programs == 1,
-        BLOCK=_BLOCK,
-        sanitize_overflow=False,  # debug would add a check to every sum of indices
-    )
-    if parts[0] is not loss:
-        _add_parts_kernel[(1,)](parts[0], parts[1], loss, total, programs, REDUCTION=reduction, BLOCK=_MOST_PARTS)
-    return loss, total
+    return call(_plan_forward, self, target, weight, reduction, ignore_index, out=out)
 
 
 def _backward_samples(dtype: torch.dtype) -> Iterator[Sample]:
@@ -280,11 +295,40 @@ def _backward_bench(*shape: int) -> workloads.Workload:
     return workloads.Workload("x".join(map(str, shape)), make)
 
 
+def _plan_backward(
+    grad: Tensor, x: Tensor, target: Tensor, weight: Tensor | None, reduction: int, ignore_index: int, total: Tensor,
+    out: Tensor | None = None,
+) -> Planned:  # fmt: skip
+    n_rows, n_classes = _check(x, target, weight, reduction)
+    each = reduction == _NONE and x.dim() == 2
+    fits = tuple(grad.shape) == (n_rows,) if each else grad.dim() <= 1 and grad.numel() == 1
+    if x.dim() == 1 and target.dim() == 1:
+        raise Declined("backward takes one row with a target of no dimensions only")
+    if not fits or total.numel() != 1 or not grad.dtype == total.dtype == x.dtype:
+        raise Declined("gradient, total weight and input do not fit each other")
+    if out is not None:
+        result_buffer(out, x.shape, x.dtype, x.device)
+    names = ("grad", "_x", "target", "weight", "_reduction", "_ignore_index", "total")
+    plan = _plan_checked(n_classes, ignore_index, *names, out=out)
+    dx = plan.result(x.shape, x.dtype, x.device)
+    dx_strides = _strides(out) if out is not None else (n_classes if x.dim() == 2 else 0, 1)
+    block_c = min(1024, triton.next_power_of_2(n_classes))
+    block_r = max(1, 4096 // block_c)
+    plan.launch(
+        _nll_gradient_kernel, (-(-n_rows // block_r) * -(-n_classes // block_c),),
+        Code("grad"), Code("target"), _weight(weight), Code("total"), dx, n_rows, n_classes, ignore_index,
+        grad.stride(0) if each else 0, _step(target), _step(weight), *dx_strides, reduction, block_r, block_c,
+        sanitize_overflow=False,
+    )  # fmt: skip
+    return plan.build(dx)
+
+
 @op(
     "aten::nll_loss_backward",
     dtypes=DOUBLES,
     argument_dtypes={"target": _TARGETS},
     samples=_backward_samples,
+    plan=_plan_backward,
     bench=(_backward_bench(4096, 32000), _backward_bench(65536, 1000)),
     wide=True,
 )
@@ -299,32 +343,4 @@ def nll_loss_backward(
     out: Tensor | None = None,
 ) -> Tensor:
     """Gradient of nll_loss's input."""
-    n_rows, n_classes = _check(self, target, weight, reduction, ignore_index)
-    each = reduction == _NONE and self.dim() == 2
-    fits = tuple(grad_output.shape) == (n_rows,) if each else grad_output.dim() <= 1 and grad_output.numel() == 1
-    if self.dim() == 1 and target.dim() == 1:
-        raise Declined("backward takes one row with a target of no dimensions only")
-    if not fits or total_weight.numel() != 1 or not grad_output.dtype == total_weight.dtype == self.dtype:
-        raise Declined("gradient, total weight and input do not fit each other")
-    dx = result_buffer(out, self.shape, self.dtype, self.device)
-    block_c = min(1024, triton.next_power_of_2(n_classes))
-    block_r = max(1, 4096 // block_c)
-    _nll_gradient_kernel[(-(-n_rows // block_r) * -(-n_classes // block_c),)](
-        grad_output,
-        target,
-        weight,
-        total_weight,
-        dx,
-        n_rows,
-        n_classes,
-        ignore_index,
-        grad_output.stride(0) if each else 0,
-        _step(target),
-        _step(weight),
-        *_strides(dx),
-        REDUCTION=reduction,
-        BLOCK_R=block_r,
-        BLOCK_C=block_c,
-        sanitize_overflow=False,
-    )
-    return dx
+    return call(_plan_backward, grad_output, self, target, weight, reduction, ignore_index, total_weight, out=out)

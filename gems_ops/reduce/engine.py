@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from math import prod
 
 import torch
 import triton.language as tl
 from torch import Tensor
 
-from gems_ops.layout import INT32_EXTENT
+from gems_ops.layout import INT32_EXTENT, contiguous_strides
 from gems_ops.op import result_buffer
+from gems_ops.plan import Code, Plan, Planned
 from gems_ops.reduce.geometry import ONE, Geometry, Tiling, geometry, reduced_dims, result_shape, tiling
 from gems_ops.reduce.kernels import _reduce_kernel, _reduce_strided_kernel
 from gems_runtime import device
-
-Launch = Callable[[Tensor, Tensor], None]  # (x, out)
 
 TL = {
     torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32, torch.float64: tl.float64,
@@ -48,81 +46,57 @@ def accumulator(dtype: torch.dtype, how: str) -> torch.dtype:
 
 
 def plan_reduction(
-    x: Tensor, dim: int | list[int] | None, keepdim: bool, dtype: torch.dtype, out: Tensor | None, how: str
-) -> Callable[..., Tensor]:
-    """A closure (x, ..., out) -> result for tensors like `x`; `dtype` is the result's. Raises Declined."""
+    plan: Plan, x: Tensor, dim: int | list[int] | None, keepdim: bool, dtype: torch.dtype, how: str
+) -> Planned:
+    """The plan finished for a tensor like `x`, which it calls x; `dtype` is the result's. Raises Declined."""
     reduced = reduced_dims(dim, x.dim())
     shape = result_shape(x.shape, reduced, keepdim)
-    probe = result_buffer(out, shape, dtype, torch.device("meta"))
-    strides = [s for d, s in enumerate(probe.stride()) if d not in reduced] if keepdim else probe.stride()
-    launch = plan_launch(geometry(x.shape, x.stride(), strides, reduced), dtype, how)
-    if out is not None:
-        def write(x: Tensor, *rest: object) -> Tensor:
-            launch(x, rest[-1])
-            return rest[-1]
-
-        return write
-
-    def allocate(x: Tensor, *_rest: object) -> Tensor:
-        result = torch.empty(shape, dtype=dtype, device=x.device)
-        launch(x, result)
-        return result
-
-    return allocate
+    for out in plan.outs:
+        result_buffer(out, shape, dtype, x.device)
+    strides = plan.outs[0].stride() if plan.outs else contiguous_strides(shape)
+    if keepdim:
+        strides = [s for d, s in enumerate(strides) if d not in reduced]
+    result = plan.result(shape, dtype, x.device)
+    launch(plan, Code("x"), result, geometry(x.shape, x.stride(), strides, reduced), dtype, how, x.device)
+    return plan.build(result)
 
 
-def plan_launch(g: Geometry, dtype: torch.dtype, how: str) -> Launch:
-    """The launches for one geometry: `how` is sum, mean or max."""
+def launch(plan: Plan, x: Code, out: Code, g: Geometry, dtype: torch.dtype, how: str, where: torch.device) -> None:
+    """Plan the launches for one geometry: `how` is sum, mean or max."""
     t = tiling(g, sm_count(), device.interpreted())
-    if t.splits == 1:
-        return _stage(g, t, dtype, accumulator(dtype, how), how)
     acc = accumulator(dtype, how)
+    if t.splits == 1:
+        _stage(plan, x, out, g, t, dtype, acc, how)
+        return
     n_outputs = g.col.size * prod(a.size for a in g.batch)
-    partial = _stage(g.numbered(), t, dtype, acc, "sum" if how == "mean" else how, out_stride_split=n_outputs)
+    partial = plan.empty("stage", (t.splits, n_outputs), acc, where)
+    _stage(plan, x, partial, g.numbered(), t, dtype, acc, "sum" if how == "mean" else how, out_stride_split=n_outputs)
     g2 = g.of_partials(t.splits)
-    final = _stage(g2, tiling(g2, 1, device.interpreted()), acc, acc, how, divisor=g.n_reduced)
-
-    def launch(x: Tensor, out: Tensor) -> None:
-        buffer = torch.empty((t.splits, n_outputs), dtype=acc, device=x.device)
-        partial(x, buffer)
-        final(buffer, out)
-
-    return launch
+    _stage(plan, partial, out, g2, tiling(g2, 1, device.interpreted()), acc, acc, how, divisor=g.n_reduced)
 
 
 def _stage(
-    g: Geometry, t: Tiling, cast: torch.dtype, acc: torch.dtype, how: str, out_stride_split: int = 0, divisor: int = 0
-) -> Launch:
+    plan: Plan, x: Code, out: Code, g: Geometry, t: Tiling, cast: torch.dtype, acc: torch.dtype, how: str,
+    out_stride_split: int = 0, divisor: int = 0,
+) -> None:  # fmt: skip
     """One launch of the short kernel where the geometry fits it, else of the long one."""
-    constants = {
-        "CAST": TL[cast], "ACC": TL[acc], "HOW": how, "WIDE": g.extent > INT32_EXTENT,
-        "BLOCK_M": t.block_m, "BLOCK_N": t.block_n, "num_warps": t.num_warps,
-    }  # fmt: skip
     col, n = g.col, g.n
     if len(g.batch) < 2 and not g.outer:
         b = g.batch[0] if g.batch else ONE
         layout = (col.size, col.x, col.out, b.x, b.out, out_stride_split, n.size, n.x)
-        kernel = _reduce_kernel[(t.programs, t.splits)]
+        kernel = _reduce_kernel
     else:
         b, r = (ONE,) * (4 - len(g.batch)) + g.batch, (ONE,) * (3 - len(g.outer)) + g.outer
         layout = (
             col.size, col.x, col.out, out_stride_split, *(a.size for a in b[1:]), *(a.x for a in b),
             *(a.out for a in b), n.size, n.x, *(a.size for a in r), *(a.x for a in r),
         )  # fmt: skip
-        kernel = _reduce_strided_kernel[(t.programs, t.splits)]
+        kernel = _reduce_strided_kernel
+    constants = (TL[cast], TL[acc], how, g.extent > INT32_EXTENT, t.block_m, t.block_n)
     numbers = (*layout, t.steps_per_split, divisor or g.n_reduced)
-
-    def launch(x: Tensor, out: Tensor) -> None:
-        kernel(x, out, *numbers, **constants)
-
-    return launch
+    plan.launch(kernel, (t.programs, t.splits), x, out, *numbers, *constants, num_warps=t.num_warps)
 
 
-@functools.lru_cache(maxsize=1024)
-def _rows_plan(shape: tuple[int, int], _index: int) -> Launch:
-    return plan_launch(geometry(shape, (shape[1], 1), (1,), frozenset({0})), torch.float32, "sum")
-
-
-def add_rows(partial: Tensor, out: Tensor) -> None:
-    """Write the sum of the rows of a dense float32 matrix to `out`, which has a row's elements in any floating type."""
-    _rows_plan(tuple(partial.shape), device.current_index())(partial, out)
+def add_rows(plan: Plan, rows: Code, out: Code, shape: tuple[int, int], where: torch.device) -> None:
+    """Plan to write the sum of the rows of a dense float32 matrix to `out`, which has a row's elements in any floating type."""
+    launch(plan, rows, out, geometry(shape, (shape[1], 1), (1,), frozenset({0})), torch.float32, "sum", where)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gems_ops.op import ALL, DOUBLES, Declined, Sample, op
+from gems_ops.plan import Plan, Planned, call
 from gems_ops.reduce.engine import plan_reduction
 from gems_ops.samples import layouts, values
 from gems_ops.workloads import Workload, random_like
@@ -25,26 +26,32 @@ def _dtype_of_sum(x: Tensor, dtype: torch.dtype | None, out: Tensor | None) -> t
     return dtype
 
 
-def _plan_sum(x: Tensor, dim: object, keepdim: bool, dtype: torch.dtype | None, out: Tensor | None = None) -> Callable:
-    return plan_reduction(x, dim, keepdim, _dtype_of_sum(x, dtype, out), out, "sum")
+def _plan_sum(x: Tensor, dim: object, keepdim: bool, dtype: torch.dtype | None, out: Tensor | None = None) -> Planned:
+    plan = Plan("x", "_dim", "_keepdim", "_dtype", out=out)
+    return plan_reduction(plan, x, dim, keepdim, _dtype_of_sum(x, dtype, out), "sum")
 
 
-def _plan_sum_all(x: Tensor, dtype: torch.dtype | None, out: Tensor | None = None) -> Callable:
-    return _plan_sum(x, None, False, dtype, out)
+def _plan_sum_all(x: Tensor, dtype: torch.dtype | None, out: Tensor | None = None) -> Planned:
+    return plan_reduction(Plan("x", "_dtype", out=out), x, None, False, _dtype_of_sum(x, dtype, out), "sum")
 
 
-def _plan_mean(x: Tensor, dim: object, keepdim: bool, dtype: torch.dtype | None, out: Tensor | None = None) -> Callable:
+def _dtype_of_mean(x: Tensor, dtype: torch.dtype | None, out: Tensor | None) -> torch.dtype:
     if (dtype or x.dtype) not in DOUBLES:
         raise Declined(f"the mean of {x.dtype} as {dtype or x.dtype} has no type: ATen raises")
-    return plan_reduction(x, dim, keepdim, _dtype_of_sum(x, dtype, out), out, "mean")
+    return _dtype_of_sum(x, dtype, out)
 
 
-def _plan_mean_all(x: Tensor, dtype: torch.dtype | None, out: Tensor | None = None) -> Callable:
-    return _plan_mean(x, None, False, dtype, out)
+def _plan_mean(x: Tensor, dim: object, keepdim: bool, dtype: torch.dtype | None, out: Tensor | None = None) -> Planned:
+    plan = Plan("x", "_dim", "_keepdim", "_dtype", out=out)
+    return plan_reduction(plan, x, dim, keepdim, _dtype_of_mean(x, dtype, out), "mean")
 
 
-def _plan_amax(x: Tensor, dim: object, keepdim: bool, out: Tensor | None = None) -> Callable:
-    return plan_reduction(x, dim, keepdim, x.dtype, out, "max")
+def _plan_mean_all(x: Tensor, dtype: torch.dtype | None, out: Tensor | None = None) -> Planned:
+    return plan_reduction(Plan("x", "_dtype", out=out), x, None, False, _dtype_of_mean(x, dtype, out), "mean")
+
+
+def _plan_amax(x: Tensor, dim: object, keepdim: bool, out: Tensor | None = None) -> Planned:
+    return plan_reduction(Plan("x", "_dim", "_keepdim", out=out), x, dim, keepdim, x.dtype, "max")
 
 
 SHAPES = ((), (1,), (7,), (3, 5), (2, 3, 4), (1, 129), (33, 1), (5, 1, 3))
@@ -114,7 +121,7 @@ _BENCH_DIM = (
 @op("aten::sum", dtypes=ALL, samples=_with_dtype(_whole), plan=_plan_sum_all, bench=_BENCH_ALL, wide=True)
 def sum(self: Tensor, *, dtype: torch.dtype | None = None, out: Tensor | None = None) -> Tensor:  # noqa: A001  ATen's name
     """The sum of all elements, accumulated in float32 (float64 for float64, int64 for integers and booleans)."""
-    return _plan_sum_all(self, dtype, out)(self, out)
+    return call(_plan_sum_all, self, dtype, out=out)
 
 
 @op("aten::sum.dim_IntList", dtypes=ALL, samples=_with_dtype(_by_dim), plan=_plan_sum, bench=_BENCH_DIM, wide=True)
@@ -122,13 +129,13 @@ def sum_dim(
     self: Tensor, dim: list[int] | None, keepdim: bool = False, *, dtype: torch.dtype | None = None, out: Tensor | None = None
 ) -> Tensor:
     """The sum over some dimensions."""
-    return _plan_sum(self, dim, keepdim, dtype, out)(self, out)
+    return call(_plan_sum, self, dim, keepdim, dtype, out=out)
 
 
 @op("aten::mean", dtypes=ALL, samples=_floats_or(_whole), plan=_plan_mean_all, bench=_BENCH_ALL, wide=True)
 def mean(self: Tensor, *, dtype: torch.dtype | None = None, out: Tensor | None = None) -> Tensor:
     """The mean of all elements."""
-    return _plan_mean_all(self, dtype, out)(self, out)
+    return call(_plan_mean_all, self, dtype, out=out)
 
 
 @op("aten::mean.dim", dtypes=ALL, samples=_floats_or(_by_dim), plan=_plan_mean, bench=_BENCH_DIM, wide=True)
@@ -136,10 +143,10 @@ def mean_dim(
     self: Tensor, dim: list[int] | None, keepdim: bool = False, *, dtype: torch.dtype | None = None, out: Tensor | None = None
 ) -> Tensor:
     """The mean over some dimensions."""
-    return _plan_mean(self, dim, keepdim, dtype, out)(self, out)
+    return call(_plan_mean, self, dim, keepdim, dtype, out=out)
 
 
 @op("aten::amax", dtypes=ALL, samples=_by_dim, plan=_plan_amax, bench=_BENCH_DIM, wide=True)
 def amax(self: Tensor, dim: list[int] = (), keepdim: bool = False, out: Tensor | None = None) -> Tensor:
     """The largest element over some dimensions; NaN if there is one."""
-    return _plan_amax(self, dim, keepdim, out)(self, out)
+    return call(_plan_amax, self, dim, keepdim, out=out)

@@ -10,9 +10,10 @@ import triton.language as tl
 from torch import Tensor
 
 from gems_ops import samples, workloads
-from gems_ops.op import DOUBLES, Declined, Sample, op, result_buffer
+from gems_ops.op import DOUBLES, Declined, Sample, op
+from gems_ops.plan import Code, Plan, Planned, call
 from gems_ops.rows.access import row_offsets, widen
-from gems_ops.rows.tiling import rows_of, strides_along, tiling
+from gems_ops.rows.tiling import read_rows, rows_of, tiling, write_rows
 from gems_runtime import LibEntry
 
 _MOST = 32768  # elements of a tile: 64 for each of 512 threads
@@ -126,45 +127,38 @@ def _long_softmax_kernel(
             tl.store(y_ptr + y_rows + cols[None, :] * y_col, y.to(y_ptr.dtype.element_ty), mask=ok)
 
 
-def _run(x: Tensor, dim: int, half_to_float: bool, out: Tensor | None, log: bool) -> Tensor:
+def _plan(x: Tensor, dim: int, half_to_float: bool, out: Tensor | None, log: bool) -> Planned:
     if half_to_float and x.dtype not in (torch.float16, torch.bfloat16):
         raise Declined(f"half_to_float of {x.dtype}")
-    rows = rows_of(x, dim)
-    y = result_buffer(out, x.shape, torch.float32 if half_to_float else x.dtype, x.device)
-    x_strides, y_strides = strides_along(x, dim, rows), strides_along(y, dim, rows)
-    if x_strides is None:
-        return _run(x.contiguous(), dim, half_to_float, y, log)
-    if y_strides is None:
-        return y.copy_(_run(x, dim, half_to_float, None, log))
+    rows = rows_of(x.shape, dim)
+    plan = Plan("x", "_dim", "_half_to_float", out=out)
+    y, y_strides, result = write_rows(plan, x, torch.float32 if half_to_float else x.dtype, dim, rows)
+    x_strides = read_rows(plan, "x", x, dim, rows)
     t = tiling(rows, x_strides, _MOST)
-    n_rows, n_cols, inner = rows.n_rows, rows.n_cols, rows.inner
-    blocks = {"LOG": log, "BLOCK_R": t.block_r, "BLOCK_N": t.block_n, "num_warps": t.num_warps}
+    sizes, strides = (rows.n_rows, rows.n_cols), (rows.inner, *x_strides, *y_strides)
     if t.whole:
-        _whole_softmax_kernel[(t.programs,)](x, y, n_rows, n_cols, inner, *x_strides, *y_strides, **blocks)
-        return y
-    blocks |= {"SPLITS": t.splits, "BLOCK_S": triton.next_power_of_2(t.splits)}
+        grid, blocks = (t.programs,), (log, t.block_r, t.block_n)
+        plan.launch(_whole_softmax_kernel, grid, Code("x"), y, *sizes, *strides, *blocks, num_warps=t.num_warps)
+        return plan.build(result)
+    blocks = (t.splits, triton.next_power_of_2(t.splits), t.block_r, t.block_n)
     high = total = y  # not read by a program that has its rows to itself
     if t.splits > 1:
         precise = torch.float64 if x.dtype == torch.float64 else torch.float32
-        high, total = torch.empty((2, n_rows, t.splits), dtype=precise, device=x.device)
-    phases = ((True, True),) if t.splits == 1 else ((True, False), (False, True))
-    for measure, write in phases:
-        _long_softmax_kernel[(t.programs, t.splits)](
-            x,
-            y,
-            high,
-            total,
-            n_rows,
-            n_cols,
-            t.chunk,
-            inner,
-            *x_strides,
-            *y_strides,
-            MEASURE=measure,
-            WRITE=write,
-            **blocks,
-        )
-    return y
+        high, total = (plan.empty(name, (rows.n_rows, t.splits), precise, x.device) for name in ("high", "total"))
+    for measure, write in ((True, True),) if t.splits == 1 else ((True, False), (False, True)):
+        plan.launch(
+            _long_softmax_kernel, (t.programs, t.splits),
+            Code("x"), y, high, total, *sizes, t.chunk, *strides, log, measure, write, *blocks, num_warps=t.num_warps,
+        )  # fmt: skip
+    return plan.build(result)
+
+
+def _plan_softmax(x: Tensor, dim: int, half_to_float: bool, out: Tensor | None = None) -> Planned:
+    return _plan(x, dim, half_to_float, out, log=False)
+
+
+def _plan_log_softmax(x: Tensor, dim: int, half_to_float: bool, out: Tensor | None = None) -> Planned:
+    return _plan(x, dim, half_to_float, out, log=True)
 
 
 def _samples(dtype: torch.dtype) -> Iterator[Sample]:
@@ -201,13 +195,13 @@ def _bench(dim: int, shape: tuple[int, ...]) -> workloads.Workload:
 _BENCH = (*(_bench(-1, shape) for shape in _BENCH_SHAPES), _bench(0, (8192, 8192)))
 
 
-@op("aten::_softmax", dtypes=DOUBLES, samples=_samples, bench=_BENCH, aliasing=True, wide=True)
+@op("aten::_softmax", dtypes=DOUBLES, samples=_samples, plan=_plan_softmax, bench=_BENCH, aliasing=True, wide=True)
 def softmax(self: Tensor, dim: int, half_to_float: bool, out: Tensor | None = None) -> Tensor:
     """exp(self) over its sum along dim."""
-    return _run(self, dim, half_to_float, out, log=False)
+    return call(_plan_softmax, self, dim, half_to_float, out=out)
 
 
-@op("aten::_log_softmax", dtypes=DOUBLES, samples=_samples, bench=_BENCH, aliasing=True, wide=True)
+@op("aten::_log_softmax", dtypes=DOUBLES, samples=_samples, plan=_plan_log_softmax, bench=_BENCH, aliasing=True, wide=True)
 def log_softmax(self: Tensor, dim: int, half_to_float: bool, out: Tensor | None = None) -> Tensor:
     """self minus the logarithm of the sum of exp(self) along dim."""
-    return _run(self, dim, half_to_float, out, log=True)
+    return call(_plan_log_softmax, self, dim, half_to_float, out=out)

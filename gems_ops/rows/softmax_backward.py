@@ -10,9 +10,10 @@ import triton.language as tl
 from torch import Tensor
 
 from gems_ops import samples, workloads
-from gems_ops.op import DOUBLES, Declined, Sample, op, result_buffer
+from gems_ops.op import DOUBLES, Declined, Sample, op
+from gems_ops.plan import Code, Plan, Planned, call
 from gems_ops.rows.access import row_offsets, widen
-from gems_ops.rows.tiling import rows_of, strides_along, tiling
+from gems_ops.rows.tiling import read_rows, rows_of, tiling, write_rows
 from gems_runtime import LibEntry
 
 _MOST = 16384  # elements of a tile, of which a program holds two
@@ -136,34 +137,41 @@ def _long_gradient_kernel(
             tl.store(dx_ptr + dx_rows + cols[None, :] * dx_col, dx.to(dx_ptr.dtype.element_ty), mask=ok)
 
 
-def _run(grad: Tensor, y: Tensor, dim: int, input_dtype: torch.dtype, out: Tensor | None, log: bool) -> Tensor:
+def _plan(grad: Tensor, y: Tensor, dim: int, input_dtype: torch.dtype, out: Tensor | None, log: bool) -> Planned:
     narrowing = grad.dtype == torch.float32 and input_dtype in (torch.float16, torch.bfloat16)
     if grad.shape != y.shape or grad.dtype != y.dtype or not (grad.dtype == input_dtype or narrowing):
         raise Declined(f"gradient {grad.dtype}, output {y.dtype}, input {input_dtype}")
-    rows = rows_of(grad, dim)
-    dx = result_buffer(out, grad.shape, input_dtype, grad.device)
-    strides = [strides_along(t, dim, rows) for t in (grad, y, dx)]
-    if strides[0] is None or strides[1] is None:
-        return _run(grad.contiguous(), y.contiguous(), dim, input_dtype, dx, log)
-    if strides[2] is None:
-        return dx.copy_(_run(grad, y, dim, input_dtype, None, log))
-    t = tiling(rows, strides[1], _MOST)
-    sizes, tail = (rows.n_rows, rows.n_cols), (rows.inner, *strides[0], *strides[1], *strides[2])
-    blocks = {"LOG": log, "BLOCK_R": t.block_r, "BLOCK_N": t.block_n, "num_warps": t.num_warps}
+    rows = rows_of(grad.shape, dim)
+    plan = Plan("grad", "output", "_dim", "_input_dtype", out=out)
+    dx, dx_strides, result = write_rows(plan, grad, input_dtype, dim, rows)
+    grad_strides = read_rows(plan, "grad", grad, dim, rows)
+    y_strides = read_rows(plan, "output", y, dim, rows)
+    t = tiling(rows, y_strides, _MOST)
+    tensors, sizes = (Code("grad"), Code("output"), dx), (rows.n_rows, rows.n_cols)
+    strides = (rows.inner, *grad_strides, *y_strides, *dx_strides)
     if t.whole:
-        _whole_gradient_kernel[(t.programs,)](grad, y, dx, *sizes, *tail, **blocks)
-        return dx
-    blocks |= {"SPLITS": t.splits, "BLOCK_S": triton.next_power_of_2(t.splits)}
+        grid, blocks = (t.programs,), (log, t.block_r, t.block_n)
+        plan.launch(_whole_gradient_kernel, grid, *tensors, *sizes, *strides, *blocks, num_warps=t.num_warps)
+        return plan.build(result)
+    blocks = (t.splits, triton.next_power_of_2(t.splits), t.block_r, t.block_n)
     total = dx  # not read by a program that has its rows to itself
     if t.splits > 1:
         precise = torch.float64 if grad.dtype == torch.float64 else torch.float32
-        total = torch.empty((rows.n_rows, t.splits), dtype=precise, device=grad.device)
-    phases = ((True, True),) if t.splits == 1 else ((True, False), (False, True))
-    for measure, write in phases:
-        _long_gradient_kernel[(t.programs, t.splits)](
-            grad, y, dx, total, *sizes, t.chunk, *tail, MEASURE=measure, WRITE=write, **blocks
-        )
-    return dx
+        total = plan.empty("total", (rows.n_rows, t.splits), precise, grad.device)
+    for measure, write in ((True, True),) if t.splits == 1 else ((True, False), (False, True)):
+        plan.launch(
+            _long_gradient_kernel, (t.programs, t.splits),
+            *tensors, total, *sizes, t.chunk, *strides, log, measure, write, *blocks, num_warps=t.num_warps,
+        )  # fmt: skip
+    return plan.build(result)
+
+
+def _plan_softmax(grad: Tensor, y: Tensor, dim: int, input_dtype: torch.dtype, out: Tensor | None = None) -> Planned:
+    return _plan(grad, y, dim, input_dtype, out, log=False)
+
+
+def _plan_log_softmax(grad: Tensor, y: Tensor, dim: int, input_dtype: torch.dtype, out: Tensor | None = None) -> Planned:
+    return _plan(grad, y, dim, input_dtype, out, log=True)
 
 
 def _samples_of(forward: Callable[..., Tensor]) -> Callable[[torch.dtype], Iterator[Sample]]:
@@ -205,6 +213,7 @@ _BENCH = (_bench(-1, (4096, 1024)), _bench(-1, (4096, 8192)), _bench(-1, (1024, 
     "aten::_softmax_backward_data",
     dtypes=DOUBLES,
     samples=_samples_of(torch.softmax),
+    plan=_plan_softmax,
     bench=_BENCH,
     aliasing=True,
     wide=True,
@@ -213,13 +222,14 @@ def softmax_backward(
     grad_output: Tensor, output: Tensor, dim: int, input_dtype: torch.dtype, out: Tensor | None = None
 ) -> Tensor:
     """Gradient of softmax's input."""
-    return _run(grad_output, output, dim, input_dtype, out, log=False)
+    return call(_plan_softmax, grad_output, output, dim, input_dtype, out=out)
 
 
 @op(
     "aten::_log_softmax_backward_data",
     dtypes=DOUBLES,
     samples=_samples_of(torch.log_softmax),
+    plan=_plan_log_softmax,
     bench=_BENCH,
     aliasing=True,
     wide=True,
@@ -228,4 +238,4 @@ def log_softmax_backward(
     grad_output: Tensor, output: Tensor, dim: int, input_dtype: torch.dtype, out: Tensor | None = None
 ) -> Tensor:
     """Gradient of log_softmax's input."""
-    return _run(grad_output, output, dim, input_dtype, out, log=True)
+    return call(_plan_log_softmax, grad_output, output, dim, input_dtype, out=out)

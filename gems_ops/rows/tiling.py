@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
+from typing import TypeAlias
 
+import torch
 import triton
 from torch import Tensor
 
-from gems_ops.op import Declined
+from gems_ops.layout import contiguous_strides
+from gems_ops.op import Declined, result_buffer
+from gems_ops.plan import Code, Plan
+
+RowStrides: TypeAlias = tuple[int, int, int]  # outer, inner, column
 
 _MULTIPROCESSORS = 132  # of an H200
 _TILE = 4096  # elements of a tile of short rows: 32 for each thread of 4 warps
@@ -26,35 +33,59 @@ class Rows:
     inner: int
 
 
-def rows_of(t: Tensor, dim: int) -> Rows:
-    """The rows of t along dim. Declines a dim out of range."""
-    ndim = max(t.dim(), 1)
+def rows_of(shape: Sequence[int], dim: int) -> Rows:
+    """The rows of a tensor along dim. Declines a dim out of range."""
+    ndim = max(len(shape), 1)
     if not -ndim <= dim < ndim:
         raise Declined(f"dim {dim} is out of range")
-    if t.dim() == 0:
+    if not shape:
         return Rows(1, 1, 1)
     dim %= ndim
-    n_cols, inner = t.shape[dim], prod(t.shape[dim + 1 :])
-    n_rows = t.numel() // n_cols
+    n_cols, inner = shape[dim], prod(shape[dim + 1 :])
+    n_rows = prod(shape) // n_cols
     # With nothing outside, rows are counted by one stride: the kernel then has no division.
     return Rows(n_rows, n_cols, 1 if inner == n_rows else inner)
 
 
-def strides_along(t: Tensor, dim: int, rows: Rows) -> tuple[int, int, int] | None:
-    """(outer, inner, column) strides that read t as `rows`; None if the dimensions on one side of dim do not fold."""
-    if t.dim() == 0:
+def strides_along(shape: Sequence[int], strides: Sequence[int], dim: int, rows: Rows) -> RowStrides | None:
+    """The strides that read a tensor as `rows`; None if the dimensions on one side of dim do not fold."""
+    if not shape:
         return (1, 1, 1)
-    dim %= t.dim()
-    outer = _folded(t.shape[:dim], t.stride()[:dim])
-    inner = _folded(t.shape[dim + 1 :], t.stride()[dim + 1 :])
+    dim %= len(shape)
+    outer = _folded(shape[:dim], strides[:dim])
+    inner = _folded(shape[dim + 1 :], strides[dim + 1 :])
     if outer is None or inner is None:
         return None
-    if rows.inner == 1 and prod(t.shape[:dim]) == 1:
+    if rows.inner == 1 and prod(shape[:dim]) == 1:
         outer = inner
-    return (outer, inner, t.stride()[dim])
+    return (outer, inner, strides[dim])
 
 
-def _folded(sizes: tuple[int, ...], strides: tuple[int, ...]) -> int | None:
+def read_rows(plan: Plan, name: str, t: Tensor, dim: int, rows: Rows) -> RowStrides:
+    """The strides that read t, which the plan calls `name`, as `rows`; the plan copies it first if it must."""
+    strides = strides_along(t.shape, t.stride(), dim, rows)
+    if strides is None:
+        plan.do(f"{name} = {name}.contiguous()")
+        strides = strides_along(t.shape, contiguous_strides(t.shape), dim, rows)
+    return strides
+
+
+def write_rows(plan: Plan, t: Tensor, dtype: torch.dtype, dim: int, rows: Rows) -> tuple[Code, RowStrides, str]:
+    """Where a result of t's shape goes: its name, its strides as `rows`, and the expression that the plan returns.
+
+    An out= that cannot be written as `rows` gets a copy of a tensor that can.
+    """
+    for out in plan.outs:
+        result_buffer(out, t.shape, dtype, t.device)
+        strides = strides_along(out.shape, out.stride(), dim, rows)
+        if strides is not None:
+            return Code("out0"), strides, "out0"
+    dense = strides_along(t.shape, contiguous_strides(t.shape), dim, rows)
+    result = plan.empty("y", t.shape, dtype, t.device)
+    return result, dense, f"out0.copy_({result})" if plan.outs else result
+
+
+def _folded(sizes: Sequence[int], strides: Sequence[int]) -> int | None:
     """The stride of dimensions counted as one, row-major; 0 if they hold one element; None if they do not fold."""
     folded, expected = 0, None
     for size, stride in zip(reversed(sizes), reversed(strides), strict=True):
@@ -81,7 +112,7 @@ class Tiling:
     chunk: int = 0  # columns of each of them
 
 
-def tiling(rows: Rows, strides: tuple[int, int, int], most: int) -> Tiling:
+def tiling(rows: Rows, strides: RowStrides, most: int) -> Tiling:
     """How to cut `rows` of a tensor with these strides, with at most `most` elements in registers at once."""
     step = strides[1] if rows.inner > 1 else strides[0]
     return _tiling(rows.n_rows, rows.n_cols, 0 < step < strides[2], most)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 
@@ -14,6 +14,7 @@ from torch._prims_common import suggest_memory_format
 
 from gems_ops.layout import INT32_EXTENT, collapse, extent
 from gems_ops.op import ALL, Declined, Sample, op, result_buffer
+from gems_ops.plan import Code, Plan, Planned, call
 from gems_ops.samples import layouts, values
 from gems_ops.workloads import Workload, random_like
 from gems_runtime import LibEntry, device
@@ -136,71 +137,60 @@ def parts(tensors: list[Tensor], out_strides: tuple[int, ...], dim: int) -> Iter
         at += t.shape[dim]
 
 
-def _plan_cat(tensors: list[Tensor], dim: int, out: Tensor | None = None) -> Callable[..., Tensor]:
+def _plan_cat(tensors: list[Tensor], dim: int, out: Tensor | None = None) -> Planned:
     shape, dtype, memory_format, dim = result_layout(tensors, dim)
-    probe = result_buffer(out, shape, dtype, torch.device("meta")) if out is not None else None
-    strides = (probe if out is not None else torch.empty(shape, device="meta", memory_format=memory_format)).stride()
+    if out is not None:
+        strides = result_buffer(out, shape, dtype, out.device).stride()
+    else:
+        strides = torch.empty(shape, device="meta", memory_format=memory_format).stride()
     if extent(shape, strides) > INT32_EXTENT:
         raise Declined("the result spans 2**31 elements")
-    launches = list(_launches(list(parts(tensors, strides, dim))))
-
-    def run(tensors: list[Tensor], _dim: int = 0, out: Tensor | None = None) -> Tensor:
-        if out is None:
-            out = torch.empty_strided(shape, strides, dtype=dtype, device=tensors[0].device)
-        for launch in launches:
-            launch(tensors, out)
-        return out
-
-    return run
+    plan = Plan("x", "_dim", out=out)
+    result = Code("out0") if out is not None else plan.empty("out", shape, dtype, tensors[0].device, strides)
+    for group in _groups(list(parts(tensors, strides, dim))):
+        if isinstance(group, Part):
+            _copy(plan, group, result)
+        else:
+            _join(plan, group, result)
+    return plan.build(result)
 
 
-def _launches(pieces: list[Part]) -> Iterator[Callable[[list[Tensor], Tensor], None]]:
+def _groups(pieces: list[Part]) -> Iterator[Part | list[Matrix]]:
     """Inputs that are matrices of as many rows go together; others have a launch each."""
     group: list[Matrix] = []
     for piece in pieces:
         m = piece.matrix()
         if m is None:
-            yield _strided(piece)
+            yield piece
             continue
         if group and (len(group) == GROUP or (m.rows, m.out_stride) != (group[0].rows, group[0].out_stride)):
-            yield _joint(group)
+            yield group
             group = []
         group.append(m)
     if group:
-        yield _joint(group)
+        yield group
 
 
-def _joint(group: list[Matrix]) -> Callable[[list[Tensor], Tensor], None]:
+def _join(plan: Plan, group: list[Matrix], out: Code) -> None:
     tile = INTERPRETER_TILE if device.interpreted() else TILE
     rows, widest = group[0].rows, max(m.cols for m in group)
     block_cols = min(triton.next_power_of_2(widest), tile)
     block_rows = min(triton.next_power_of_2(rows), tile // block_cols)
-    grid = (triton.cdiv(rows, block_rows) * triton.cdiv(widest, block_cols), len(group))
-    constants = {
-        "COUNT": len(group), "BLOCK_ROWS": block_rows, "BLOCK_COLS": block_cols,
-        "num_warps": max(1, min(8, block_rows * block_cols // 512)),
-    }  # fmt: skip
-    slots = [(m.position, m.cols, m.stride, m.at) for m in group]
+    slots = [(Code(f"x[{m.position}]"), m.cols, m.stride, m.at) for m in group]
     slots += slots[:1] * (GROUP - len(slots))
-    (p0, *a0), (p1, *a1), (p2, *a2), (p3, *a3) = slots
-    out_stride, kernel = group[0].out_stride, _join_kernel[grid]
-
-    def launch(x: list[Tensor], out: Tensor) -> None:
-        kernel(out, rows, out_stride, x[p0], *a0, x[p1], *a1, x[p2], *a2, x[p3], *a3, **constants)
-
-    return launch
+    plan.launch(
+        _join_kernel, (triton.cdiv(rows, block_rows) * triton.cdiv(widest, block_cols), len(group)),
+        out, rows, group[0].out_stride, *(value for slot in slots for value in slot), len(group), block_rows, block_cols,
+        num_warps=max(1, min(8, block_rows * block_cols // 512)),
+    )  # fmt: skip
 
 
-def _strided(piece: Part) -> Callable[[list[Tensor], Tensor], None]:
+def _copy(plan: Plan, piece: Part, out: Code) -> None:
     n, fill = prod(piece.sizes), 5 - len(piece.sizes)
     sizes, xs, outs = [1] * fill + piece.sizes, [0] * fill + piece.strides, [0] * fill + piece.out_strides
     block = min(triton.next_power_of_2(n), INTERPRETER_TILE if device.interpreted() else 1024)
-    numbers, kernel, position = (piece.at, *sizes[1:], n, *xs, *outs), _strided_copy_kernel[(triton.cdiv(n, block),)], piece.position
-
-    def launch(x: list[Tensor], out: Tensor) -> None:
-        kernel(x[position], out, *numbers, BLOCK=block)
-
-    return launch
+    x = Code(f"x[{piece.position}]")
+    plan.launch(_strided_copy_kernel, (triton.cdiv(n, block),), x, out, piece.at, *sizes[1:], n, *xs, *outs, block)
 
 
 def _joins(dtype: torch.dtype) -> Iterator[Sample]:
@@ -237,4 +227,4 @@ _BENCH = (
 @op("aten::cat", dtypes=ALL, samples=_joins, plan=_plan_cat, bench=_BENCH)
 def cat(tensors: list[Tensor], dim: int = 0, out: Tensor | None = None) -> Tensor:
     """The tensors one after the other along dim."""
-    return _plan_cat(tensors, dim, out)(tensors, dim, out)
+    return call(_plan_cat, tensors, dim, out=out)
