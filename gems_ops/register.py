@@ -22,8 +22,6 @@ from gems_ops.variants import Form, Kind, forms
 from gems_runtime import device
 from gems_runtime.errors import UnsupportedOperator
 
-TABLE_LIMIT = 4096  # decisions a router keeps; past it the table starts over
-_EXACT = (Tensor, torch.nn.Parameter)
 
 
 class _Busy(threading.local):
@@ -104,7 +102,7 @@ class Route:
         except Declined as reason:
             self.counts.reasons[str(reason)] += 1
             plan = None
-        if len(self.table) >= TABLE_LIMIT:
+        if len(self.table) >= signature.TABLE_LIMIT:
             self.table.clear()
         self.table[key] = decision = (plan, self.native.for_arguments(args))
         return decision
@@ -135,7 +133,7 @@ def plan_call(form: Form, args: tuple, outs: tuple) -> Callable[..., object]:
         plan = signature.adapter(form)
     if form.kind is not Kind.FUNCTIONAL:
         plan = _checking_overlap(form, plan)
-    return _on_device_of(args, plan)
+    return on_device_of(args, plan)
 
 
 def check_arguments(op: Op, form: Form, args: tuple) -> None:
@@ -153,7 +151,7 @@ def check_arguments(op: Op, form: Form, args: tuple) -> None:
 
 
 def _check_tensor(op: Op, name: str, t: Tensor, allowed: frozenset[torch.dtype], here: torch.device) -> None:
-    if type(t) not in _EXACT:
+    if type(t) not in signature.EXACT:
         raise Declined(f"{name} is a {type(t).__name__}, not a plain Tensor")
     if t.dtype not in allowed:
         raise Declined(f"{name} has dtype {t.dtype}")
@@ -171,7 +169,7 @@ def check_output(op: Op, out: Tensor) -> None:
     """Decline an out= whose indices do not each have an element of their own."""
     if op.resizes_out and out.numel() == 0:
         return
-    if type(out) not in _EXACT or out.device.type != device.torch_device().type:
+    if type(out) not in signature.EXACT or out.device.type != device.torch_device().type:
         raise Declined(f"out= is a {type(out).__name__} on {out.device}")
     if out.numel() == 0 or has_overlap(out.shape, out.stride()):
         raise Declined("out= is empty or overlaps itself")
@@ -209,7 +207,7 @@ def _checking_overlap(form: Form, plan: Callable[..., object]) -> Callable[..., 
     return checked
 
 
-def _on_device_of(args: tuple, plan: Callable[..., object]) -> Callable[..., object]:
+def on_device_of(args: tuple, plan: Callable[..., object]) -> Callable[..., object]:
     """On a machine with several GPUs, run the plan with the tensors' device current."""
     index = next((t.device.index for t in args if isinstance(t, Tensor) and t.device.type == "cuda"), None)
     if index is None or device.count() < 2:

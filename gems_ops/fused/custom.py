@@ -1,16 +1,18 @@
-"""Declares a custom operator in one record: kernel, formula for where the kernel cannot run, fake, gradient, samples."""
+"""Declares a custom operator in one record: plan, formula for where no kernel can run, fake, gradient, samples."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from gems_ops.op import Declined, Op, Sample, declare
-from gems_ops.register import counts_of
+from gems_ops.plan import Planned
+from gems_ops.register import counts_of, on_device_of
+from gems_ops.signature import custom_calls
 from gems_ops.workloads import Workload
 from gems_runtime import device
 
@@ -19,11 +21,11 @@ F = TypeVar("F", bound=Callable[..., object])
 
 @dataclass(frozen=True, kw_only=True)
 class CustomOp:
-    """What `gems::name` is. The formula says the same as the kernel in plain torch operators and is the suite's truth."""
+    """What `gems::name` is. The formula says the same as the plan in plain torch operators and is the suite's truth."""
 
     name: str  # "gems::rms_norm"
     schema: str
-    kernel: Callable[..., object]  # may raise Declined before it launches anything
+    plan: Callable[..., Planned]  # as Op.plan; may raise Declined
     formula: Callable[..., object]
     fake: Callable[..., object]
     dtypes: frozenset[torch.dtype]
@@ -33,23 +35,14 @@ class CustomOp:
     gradient: Callable[..., object] | None = None  # (ctx, *grads)
     argument_dtypes: dict[str, frozenset[torch.dtype]] | None = None
     bench: tuple[Workload, ...] = ()
+    call: Callable[..., object] = field(init=False)  # the operator, for a caller who need not go through the dispatcher
 
-    def define(self) -> None:
+    def define(self) -> CustomOp:
         """Define the torch operator."""
-        counts = counts_of(self.name)
-        defaults: list[object] = []
+        late: dict[str, Callable[..., object]] = {}  # what needs the schema that defining parses
 
         def serve(*args: object) -> object:
-            args = (*args, *defaults[len(args) :])  # the dispatcher leaves trailing defaults out
-            try:
-                self._check(args)
-                result = self.kernel(*args)
-            except Declined as reason:
-                counts.declined += 1
-                counts.reasons[str(reason)] += 1
-                return self.formula(*args)
-            counts.served += 1
-            return result
+            return late["serve"](*args)
 
         def fake(*args: object) -> object:
             # plain meta tensors stand for a device while kernels are compiled for a target that is not here
@@ -61,11 +54,23 @@ class CustomOp:
         operator.register_fake(fake)
         if self.gradient is not None:
             operator.register_autograd(self.gradient, setup_context=self.save)
-        defaults += [a.default_value for a in operator._opoverload._schema.arguments]
+        overload = operator._opoverload
+        defaults = [a.default_value for a in overload._schema.arguments]
+        late["serve"], call = custom_calls(overload, self.decide, self.formula, counts_of(self.name))
+        object.__setattr__(self, "call", call)
+        return self
+
+    def decide(self, args: tuple) -> Planned | None:
+        """The plan for calls like this one; None if the formula serves them."""
+        try:
+            self._check(args)
+            return on_device_of(args, self.plan(*args))
+        except Declined as reason:
+            counts_of(self.name).reasons[str(reason)] += 1
+            return None
 
     def declare(self) -> Callable[[F], F]:
-        """Define the operator and enter it in the registry; the decorated function, which calls it, is what users call."""
-        self.define()
+        """Enter the defined operator in the registry; the decorated function, which calls it, is what users call."""
         return self._record
 
     def _record(self, function: F) -> F:
@@ -78,6 +83,7 @@ class CustomOp:
         return function
 
     def _check(self, args: Sequence[object]) -> None:
+        """Decline what no plan is asked to take."""
         allowed = self.dtypes.union(*(self.argument_dtypes or {}).values())
         for t in args:
             if not isinstance(t, Tensor):
@@ -90,8 +96,6 @@ class CustomOp:
 
 def kernels_run_on(where: torch.device) -> bool:
     """True if kernels can be launched on tensors of this device here."""
-    if device.interpreted() or where.type == "cpu":
-        return device.interpreted() and where.type == "cpu"
     try:
         return where.type == device.torch_device().type
     except RuntimeError:  # Triton finds no driver

@@ -10,8 +10,9 @@ import triton.language as tl
 from torch import Tensor
 
 from gems_ops.fused.custom import CustomOp, wide
-from gems_ops.layout import collapse
+from gems_ops.layout import collapse, contiguous_strides
 from gems_ops.op import FLOATS, Declined, Sample
+from gems_ops.plan import Code, Plan, Planned
 from gems_ops.samples import layouts, values
 from gems_ops.workloads import Workload, random_like
 from gems_runtime import LibEntry, device
@@ -55,36 +56,41 @@ def _silu_and_mul_backward_kernel(
     tl.store(db_ptr + row * db_stride + col, grad * a * gate, mask=mask)
 
 
-def _launch(kernel: LibEntry, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> None:
-    """Run a kernel over tensors of one shape, as rows: its pointers, (rows, columns), then a row stride each."""
-    tensors = (*inputs, *outputs)
-    shape = inputs[0].shape
-    if any(t.shape != shape or t.dtype != inputs[0].dtype for t in tensors):
+def _launch(plan: Plan, kernel: LibEntry, names: str, tensors: tuple[Tensor, ...], n_results: int) -> None:
+    """Plan a kernel over tensors of one shape, as rows: its pointers, (rows, columns), then a row stride each.
+
+    The results are new tensors, the last of `names`.
+    """
+    like = tensors[-1]
+    if any(t.shape != like.shape or t.dtype != like.dtype for t in tensors):
         raise Declined("shapes or dtypes differ")
-    sizes, strides = collapse(shape, [t.stride() for t in tensors])
+    sizes, strides = collapse(like.shape, [t.stride() for t in tensors] + [contiguous_strides(like.shape)] * n_results)
     if len(sizes) > 2 or any(s and s[-1] != 1 for s in strides):
         raise Declined("the tensors are not rows of dense elements")
     rows, cols = ([1, 1] + sizes)[-2:]
     row_strides = [s[0] if len(s) == 2 else 0 for s in strides]
+    for name in names.split()[-n_results:]:
+        plan.empty(name, like.shape, like.dtype, like.device)
     tile = INTERPRETER_TILE if device.interpreted() else TILE
     block_cols = min(triton.next_power_of_2(cols), tile)
     block_rows = min(triton.next_power_of_2(rows), tile // block_cols)
     grid = (triton.cdiv(rows, block_rows) * triton.cdiv(cols, block_cols),)
-    kernel[grid](*tensors, rows, cols, *row_strides, ROWS=block_rows, COLS=block_cols)
+    plan.launch(kernel, grid, *map(Code, names.split()), rows, cols, *row_strides, block_rows, block_cols)
 
 
-def _kernel(a: Tensor, b: Tensor) -> Tensor:
-    out = torch.empty(a.shape, dtype=a.dtype, device=a.device)
-    _launch(_silu_and_mul_kernel, (a, b), (out,))
-    return out
+def _plan(a: Tensor, b: Tensor) -> Planned:
+    plan = Plan("a", "b")
+    _launch(plan, _silu_and_mul_kernel, "a b out", (a, b), 1)
+    return plan.build("out")
 
 
-def _backward_kernel(grad: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    # a gradient may be expanded (that of sum() is one number), which rows are not
-    grad = grad.contiguous()
-    da, db = (torch.empty(a.shape, dtype=a.dtype, device=a.device) for _ in range(2))
-    _launch(_silu_and_mul_backward_kernel, (grad, a, b), (da, db))
-    return da, db
+def _plan_backward(grad: Tensor, a: Tensor, b: Tensor) -> Planned:
+    plan = Plan("grad", "a", "b")
+    if not grad.is_contiguous():  # it may be expanded (that of sum() is one number), which rows are not
+        plan.do("grad = grad.contiguous()")
+        grad = torch.empty(grad.shape, dtype=grad.dtype, device="meta")
+    _launch(plan, _silu_and_mul_backward_kernel, "grad a b da db", (grad, a, b), 2)
+    return plan.build("da, db")
 
 
 def _formula(a: Tensor, b: Tensor) -> Tensor:
@@ -128,25 +134,28 @@ def _bench(inputs: int, m: int, n: int) -> Workload:
     return Workload(f"{m}x{n}", make)
 
 
-@CustomOp(
+_BACKWARD = CustomOp(
     name="gems::silu_and_mul_backward",
     schema="(Tensor grad, Tensor a, Tensor b) -> (Tensor, Tensor)",
-    kernel=_backward_kernel,
+    plan=_plan_backward,
     formula=_backward_formula,
     fake=lambda grad, a, b: (a.new_empty(a.shape), a.new_empty(a.shape)),
     dtypes=FLOATS,
     samples=_backward_samples,
     bench=(_bench(3, 8192, 11008),),
-).declare()
+).define()
+
+
+@_BACKWARD.declare()
 def silu_and_mul_backward(grad: Tensor, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:  # noqa: N803  as silu_and_mul
     """Gradients of silu_and_mul for A and B of one shape and dtype."""
-    return torch.ops.gems.silu_and_mul_backward(grad, A, B)
+    return _BACKWARD.call(grad, A, B)
 
 
-@CustomOp(
+_FORWARD = CustomOp(
     name="gems::silu_and_mul",
     schema="(Tensor a, Tensor b) -> Tensor",
-    kernel=_kernel,
+    plan=_plan,
     formula=_formula,
     fake=lambda a, b: a.new_empty(a.shape),
     save=_save,
@@ -154,10 +163,13 @@ def silu_and_mul_backward(grad: Tensor, A: Tensor, B: Tensor) -> tuple[Tensor, T
     dtypes=FLOATS,
     samples=_samples,
     bench=(_bench(2, 8192, 11008), _bench(2, 1, 11008)),
-).declare()
+).define()
+
+
+@_FORWARD.declare()
 def silu_and_mul(A: Tensor, B: Tensor) -> Tensor:  # noqa: N803  the names that users of such functions know
     """silu(A) * B, computed in float32; shapes broadcast and dtypes promote."""
     if A.shape != B.shape or A.dtype != B.dtype:
         dtype = torch.promote_types(A.dtype, B.dtype)
         A, B = torch.broadcast_tensors(A.to(dtype), B.to(dtype))  # noqa: N806
-    return torch.ops.gems.silu_and_mul(A, B)
+    return _FORWARD.call(A, B)

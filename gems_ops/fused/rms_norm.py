@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gems_ops.fused.custom import CustomOp, wide
 from gems_ops.op import FLOATS, Sample
+from gems_ops.plan import Code, Plan, Planned
 from gems_ops.reduce.engine import add_rows, sm_count
 from gems_ops.samples import layouts, values
 from gems_ops.workloads import Workload, random_like
@@ -127,69 +128,89 @@ def _rms_norm_dweight_kernel(
     tl.store(partial_ptr + tl.program_id(1).to(tl.int64) * n + col, tl.sum(acc, 0), mask=col < n)
 
 
-def _rows(x: Tensor, n: int) -> Tensor:
-    """x as a matrix of rows of n elements, each dense; a copy only where strides allow no view."""
-    rows = x.reshape(-1, n)
-    return rows if rows.stride(1) == 1 or n == 1 else rows.contiguous()
+def _rows(plan: Plan, name: str, t: Tensor, n: int) -> int:
+    """Make the plan's tensor `name` a matrix of rows of n dense elements, a copy only where strides allow no view.
+
+    Returns the stride of its rows.
+    """
+    stand_in = torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta")
+    try:
+        rows = stand_in.view(-1, n)
+    except RuntimeError:  # torch's answer for strides that allow no view
+        rows = None
+    if rows is not None and (rows.stride(1) == 1 or n == 1):
+        return rows.stride(0)
+    plan.do(f"{name} = {name}.contiguous()")
+    return n
 
 
 def _warps(elements: int) -> int:
     return max(1, min(16, elements // 512))
 
 
-def _kernel(x: Tensor, normalized_shape: Sequence[int], weight: Tensor, eps: float) -> Tensor:
-    n = weight.numel()
-    rows, weight = _rows(x, n), weight.contiguous()
-    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+def _dense(plan: Plan, name: str, t: Tensor) -> None:
+    if not t.is_contiguous():
+        plan.do(f"{name} = {name}.contiguous()")
+
+
+def _plan(x: Tensor, normalized_shape: Sequence[int], weight: Tensor, eps: float) -> Planned:
+    plan, n = Plan("x", "_normalized_shape", "weight", "eps"), weight.numel()
+    m = x.numel() // n
+    stride = _rows(plan, "x", x, n)
+    _dense(plan, "weight", weight)
+    y = plan.empty("y", x.shape, x.dtype, x.device)
     one_pass = n <= ONE_PASS
     block = triton.next_power_of_2(n) if one_pass else LOOP_BLOCK
-    per_program = max(1, min(TILE // block, triton.next_power_of_2(rows.shape[0]))) if block < TILE else 1
-    _rms_norm_kernel[(triton.cdiv(rows.shape[0], per_program),)](
-        rows, weight, y, rows.shape[0], n, rows.stride(0), eps,
-        ROWS=per_program, BLOCK=block, ONE_PASS=one_pass, num_warps=_warps(per_program * block),
+    per_program = max(1, min(TILE // block, triton.next_power_of_2(m))) if block < TILE else 1
+    plan.launch(
+        _rms_norm_kernel, (triton.cdiv(m, per_program),),
+        Code("x"), Code("weight"), y, m, n, stride, Code("eps"), per_program, block, one_pass,
+        num_warps=_warps(per_program * block),
     )  # fmt: skip
-    return y
+    return plan.build(y)
 
 
-def _backward_kernel(grad: Tensor, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    n = weight.numel()
-    rows, grads, dense_weight = _rows(x, n), _rows(grad, n), weight.contiguous()
-    dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+def _plan_backward(grad: Tensor, x: Tensor, weight: Tensor, eps: float) -> Planned:
+    plan, n = Plan("grad", "x", "weight", "eps"), weight.numel()
+    strides = _rows(plan, "grad", grad, n), _rows(plan, "x", x, n)
+    _dense(plan, "weight", weight)
+    dx = plan.empty("dx", x.shape, x.dtype, x.device)
     backward = _one_pass_backward if n <= ONE_PASS_BACKWARD else _loop_backward
-    partial = backward(grads, rows, dense_weight, dx, eps)
-    dweight = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
-    add_rows(partial, dweight)
-    return dx, dweight
+    programs = backward(plan, x.numel() // n, n, strides, x.device)
+    dweight = plan.empty("dweight", weight.shape, weight.dtype, weight.device)
+    add_rows(plan, Code("partial"), dweight, (programs, n), x.device)
+    return plan.build(f"{dx}, {dweight}")
 
 
-def _one_pass_backward(grads: Tensor, rows: Tensor, weight: Tensor, dx: Tensor, eps: float) -> Tensor:
-    """Writes dx; gives the partial rows of the weight's gradient."""
-    m, n = rows.shape
+def _one_pass_backward(plan: Plan, m: int, n: int, strides: tuple[int, int], where: torch.device) -> int:
+    """Plans to write dx, and the weight's gradient in partial rows; returns how many."""
     block = triton.next_power_of_2(n)
     per_program = max(1, min(TILE // block, triton.next_power_of_2(m))) if block < TILE else 1
     programs = min(triton.cdiv(m, per_program), PROGRAMS_PER_SM * sm_count())
-    partial = torch.empty((programs, n), dtype=torch.float32, device=rows.device)
-    _rms_norm_backward_kernel[(programs,)](
-        grads, rows, weight, dx, partial, m, n, grads.stride(0), rows.stride(0), eps,
-        ROWS=per_program, BLOCK=block, num_warps=_warps(per_program * block),
+    partial = plan.empty("partial", (programs, n), torch.float32, where)
+    plan.launch(
+        _rms_norm_backward_kernel, (programs,),
+        Code("grad"), Code("x"), Code("weight"), Code("dx"), partial, m, n, *strides, Code("eps"), per_program, block,
+        num_warps=_warps(per_program * block),
     )  # fmt: skip
-    return partial
+    return programs
 
 
-def _loop_backward(grads: Tensor, rows: Tensor, weight: Tensor, dx: Tensor, eps: float) -> Tensor:
+def _loop_backward(plan: Plan, m: int, n: int, strides: tuple[int, int], where: torch.device) -> int:
     """As `_one_pass_backward`, for rows that no program can hold."""
-    m, n = rows.shape
-    scale = torch.empty(m, dtype=torch.float32, device=rows.device)
-    _rms_norm_dx_kernel[(m,)](
-        grads, rows, weight, dx, scale, n, grads.stride(0), rows.stride(0), eps, BLOCK=LOOP_BLOCK // 2, num_warps=8
-    )
+    scale = plan.empty("scale", (m,), torch.float32, where)
+    plan.launch(
+        _rms_norm_dx_kernel, (m,),
+        Code("grad"), Code("x"), Code("weight"), Code("dx"), scale, n, *strides, Code("eps"), LOOP_BLOCK // 2, num_warps=8,
+    )  # fmt: skip
     blocks = triton.cdiv(n, 256)
     programs = max(1, min(triton.cdiv(m, 16), 4 * sm_count() // blocks))
-    partial = torch.empty((programs, n), dtype=torch.float32, device=rows.device)
-    _rms_norm_dweight_kernel[(blocks, programs)](
-        grads, rows, scale, partial, m, n, grads.stride(0), rows.stride(0), ROWS=16, BLOCK=256, num_warps=8
-    )
-    return partial
+    partial = plan.empty("partial", (programs, n), torch.float32, where)
+    plan.launch(
+        _rms_norm_dweight_kernel, (blocks, programs),
+        Code("grad"), Code("x"), scale, partial, m, n, *strides, 16, 256, num_warps=8,
+    )  # fmt: skip
+    return programs
 
 
 def _formula(x: Tensor, normalized_shape: Sequence[int], weight: Tensor, eps: float = 1e-5) -> Tensor:
@@ -246,25 +267,28 @@ def _bench(m: int, n: int, backward: bool = False) -> Workload:
     return Workload(f"{m}x{n}", make)
 
 
-@CustomOp(
+_BACKWARD = CustomOp(
     name="gems::rms_norm_backward",
     schema="(Tensor grad, Tensor x, Tensor weight, float eps) -> (Tensor, Tensor)",
-    kernel=_backward_kernel,
+    plan=_plan_backward,
     formula=_backward_formula,
     fake=lambda grad, x, weight, eps: (x.new_empty(x.shape), weight.new_empty(weight.shape)),
     dtypes=FLOATS,
     samples=_backward_samples,
     bench=(_bench(16384, 4096, True), _bench(2048, 16384, True)),
-).declare()
+).define()
+
+
+@_BACKWARD.declare()
 def rms_norm_backward(grad: Tensor, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Gradients of rms_norm for x and weight."""
-    return torch.ops.gems.rms_norm_backward(grad, x, weight, eps)
+    return _BACKWARD.call(grad, x, weight, eps)
 
 
-@CustomOp(
+_FORWARD = CustomOp(
     name="gems::rms_norm",
     schema="(Tensor x, int[] normalized_shape, Tensor weight, float eps=1e-05) -> Tensor",
-    kernel=_kernel,
+    plan=_plan,
     formula=_formula,
     fake=lambda x, normalized_shape, weight, eps: x.new_empty(x.shape),
     save=_save,
@@ -272,10 +296,13 @@ def rms_norm_backward(grad: Tensor, x: Tensor, weight: Tensor, eps: float) -> tu
     dtypes=FLOATS,
     samples=_samples,
     bench=(_bench(16384, 4096), _bench(1, 4096), _bench(1000000, 64), _bench(512, 65536)),
-).declare()
+).define()
+
+
+@_FORWARD.declare()
 def rms_norm(x: Tensor, normalized_shape: Sequence[int], weight: Tensor, eps: float = 1e-5) -> Tensor:
     """x / sqrt(mean(x^2) + eps) * weight over the last dimensions, which are `normalized_shape`; computed in float32."""
     shape = tuple(normalized_shape)
     if tuple(x.shape[-len(shape) :]) != shape or tuple(weight.shape) != shape:
         raise ValueError(f"normalized_shape {shape} must be weight's shape {tuple(weight.shape)} and end x's {tuple(x.shape)}")
-    return torch.ops.gems.rms_norm(x, shape, weight, eps)
+    return _FORWARD.call(x, shape, weight, eps)

@@ -10,10 +10,12 @@ import triton.language as tl
 from torch import Tensor
 
 from gems_ops.fused.custom import CustomOp, wide
+from gems_ops.layout import contiguous_strides
 from gems_ops.op import FLOATS, Declined, Sample
+from gems_ops.plan import Code, Plan, Planned
 from gems_ops.samples import values
 from gems_ops.workloads import Workload, random_like
-from gems_runtime import LibEntry
+from gems_runtime import LibEntry, device
 
 PAIRS = 2048  # rotated at a time: (heads) x (half of a head's elements)
 POSITIONS = frozenset({torch.int32, torch.int64})
@@ -65,43 +67,62 @@ def _rotary_kernel(
     _rotate_heads(k, k_out, k_heads, k_head, k_d, k_out_head, k_out_d, cos, sin, pair, n_pairs, INTERLEAVED, HEADS)
 
 
-def _strides(x: Tensor) -> tuple[int, int, int, int]:
+def _strides(strides: tuple[int, ...]) -> tuple[int, ...]:
     """Strides over (outer tokens, inner tokens, heads, elements)."""
-    return (0,) * (4 - x.dim()) + x.stride()
+    return (0,) * (4 - len(strides)) + tuple(strides)
+
+
+def _check_positions(position_ids: Tensor, n: int) -> None:
+    """When interpreted the device cannot be stopped: there decline a position for which indexing raises."""
+    if not bool(((position_ids >= 0) & (position_ids < n)).all()):
+        raise Declined("a position is out of range: indexing raises")
 
 
 def _launch(
-    q: Tensor, k: Tensor, outs: tuple[Tensor, Tensor], cos: Tensor, sin: Tensor, position_ids: Tensor | None, interleaved: bool, inverse: bool
-) -> None:
+    plan: Plan, q: Tensor, k: Tensor, outs: tuple[Code, Code], out_strides: tuple[tuple[int, ...], ...], cos: Tensor, sin: Tensor,
+    position_ids: Tensor | None, interleaved: bool, inverse: bool,
+) -> None:  # fmt: skip
     if not 2 <= q.dim() <= 4:
         raise Declined(f"q has {q.dim()} dimensions, the kernel takes 2 to 4")
     if cos.stride(1) != 1 or sin.stride(1) != 1:
         raise Declined("rows of cos and sin are not dense")
-    lead, half = q.shape[:-2], cos.shape[1]
+    lead, (n_positions, half) = q.shape[:-2], cos.shape
     n_tokens = q.numel() // (q.shape[-1] * q.shape[-2])
-    if q.device.type == "cpu" and position_ids is not None and not bool(((position_ids >= 0) & (position_ids < len(cos))).all()):
-        raise Declined("a position is out of range: indexing raises")
     block_half = triton.next_power_of_2(half)
     heads = max(1, min(triton.next_power_of_2(q.shape[-2]), PAIRS // block_half))
     position_strides = (0, 0) if position_ids is None else ((0, 0) + position_ids.stride())[-2:]
-    _rotary_kernel[(n_tokens,)](
-        q, k, *outs, cos, sin, position_ids, lead[-1] if lead else 1, len(cos), half, q.shape[-2], k.shape[-2],
-        cos.stride(0), sin.stride(0), *position_strides, *_strides(q), *_strides(k), *_strides(outs[0]), *_strides(outs[1]),
-        HAS_POSITIONS=position_ids is not None, INTERLEAVED=interleaved, INVERSE=inverse, HEADS=heads, HALF=block_half,
+    positions = None if position_ids is None else Code("position_ids")
+    strides = (*position_strides, *(s for t in (q.stride(), k.stride(), *out_strides) for s in _strides(t)))
+    plan.launch(
+        _rotary_kernel, (n_tokens,),
+        Code("q"), Code("k"), *outs, Code("cos"), Code("sin"), positions, lead[-1] if lead else 1, n_positions, half,
+        q.shape[-2], k.shape[-2], cos.stride(0), sin.stride(0), *strides,
+        positions is not None, interleaved, inverse, heads, block_half,
         sanitize_overflow=False,
     )  # fmt: skip
 
 
-def _kernel(
+def _begin(*parameters: str, position_ids: Tensor | None, n: int) -> Plan:
+    plan = Plan("q", "k", "cos", "sin", "position_ids", *parameters)
+    if device.interpreted() and position_ids is not None:
+        plan.do("{check}(position_ids, {n})", check=_check_positions, n=n)
+    return plan
+
+
+def _plan(
     q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, position_ids: Tensor | None, interleaved: bool, inverse: bool
-) -> tuple[Tensor, Tensor]:
-    outs = torch.empty(q.shape, dtype=q.dtype, device=q.device), torch.empty(k.shape, dtype=k.dtype, device=k.device)
-    _launch(q, k, outs, cos, sin, position_ids, interleaved, inverse)
-    return outs
+) -> Planned:
+    plan = _begin("_interleaved", "_inverse", position_ids=position_ids, n=len(cos))
+    outs = plan.empty("q_out", q.shape, q.dtype, q.device), plan.empty("k_out", k.shape, k.dtype, k.device)
+    strides = contiguous_strides(q.shape), contiguous_strides(k.shape)
+    _launch(plan, q, k, outs, strides, cos, sin, position_ids, interleaved, inverse)
+    return plan.build("q_out, k_out")
 
 
-def _kernel_in_place(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, position_ids: Tensor | None, interleaved: bool) -> None:
-    _launch(q, k, (q, k), cos, sin, position_ids, interleaved, False)
+def _plan_in_place(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, position_ids: Tensor | None, interleaved: bool) -> Planned:
+    plan = _begin("_interleaved", position_ids=position_ids, n=len(cos))
+    _launch(plan, q, k, (Code("q"), Code("k")), (q.stride(), k.stride()), cos, sin, position_ids, interleaved, False)
+    return plan.build("None")
 
 
 def _formula(
@@ -167,7 +188,7 @@ def _bench(batch: int, length: int, q_heads: int, k_heads: int, width: int) -> W
 CustomOp(
     name="gems::apply_rotary_pos_emb_",
     schema="(Tensor(a!) q, Tensor(b!) k, Tensor cos, Tensor sin, Tensor? position_ids, bool interleaved) -> ()",
-    kernel=_kernel_in_place,
+    plan=_plan_in_place,
     formula=_formula_in_place,
     fake=lambda *args: None,
     mutates=("q", "k"),
@@ -176,13 +197,13 @@ CustomOp(
 ).define()
 
 
-@CustomOp(
+_ROTATED = CustomOp(
     name="gems::apply_rotary_pos_emb",
     schema=(
         "(Tensor q, Tensor k, Tensor cos, Tensor sin, Tensor? position_ids=None, bool interleaved=False, bool inverse=False)"
         " -> (Tensor, Tensor)"
     ),
-    kernel=_kernel,
+    plan=_plan,
     formula=_formula,
     fake=lambda q, k, *args: (q.new_empty(q.shape), k.new_empty(k.shape)),
     save=_save,
@@ -191,7 +212,10 @@ CustomOp(
     argument_dtypes={"position_ids": POSITIONS},
     samples=_samples,
     bench=(_bench(4, 4096, 32, 8, 128), _bench(1, 1, 32, 32, 128)),
-).declare()
+).define()
+
+
+@_ROTATED.declare()
 def apply_rotary_pos_emb(
     q: Tensor,
     k: Tensor,
@@ -208,7 +232,7 @@ def apply_rotary_pos_emb(
     """
     _check(q, k, cos, sin, position_ids)
     if not inplace:
-        return torch.ops.gems.apply_rotary_pos_emb(q, k, cos, sin, position_ids, rotary_interleaved, False)
+        return _ROTATED.call(q, k, cos, sin, position_ids, rotary_interleaved, False)
     if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad):
         rotated = torch.ops.gems.apply_rotary_pos_emb(q, k, cos, sin, position_ids, rotary_interleaved, False)
         return q.copy_(rotated[0]), k.copy_(rotated[1])
