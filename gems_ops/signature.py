@@ -109,7 +109,7 @@ def custom_source(overload: torch._ops.OpOverload) -> str:
 def call({declared}):
     if (
         is_dynamo_compiling() or dispatch_modes() or function_modes() or is_tracing() or transforms() is not None
-        or forward._current_level >= 0 or {' or '.join(f'{t}.__class__ not in plain or {t}.is_neg()' for t in tensors)}
+        or {' or '.join(f'{t}.__class__ not in plain or {t}.is_neg()' for t in tensors)}
         or is_grad_enabled() and ({' or '.join(f'{t}.requires_grad' for t in tensors)})
     ):
         return operator({names})
@@ -123,7 +123,7 @@ def custom_calls(
     """The functions of `custom_source`: (below the dispatcher, instead of it)."""
     scope: dict[str, object] = {
         "NUMBERS": frozenset(NUMBERS), "Declined": Declined, "table": {}, "limit": TABLE_LIMIT, "decide": decide,
-        "formula": formula, "counts": counts, "operator": overload, "plain": EXACT, "forward": torch.autograd.forward_ad,
+        "formula": formula, "counts": counts, "operator": overload, "plain": EXACT,
         "is_dynamo_compiling": torch.compiler.is_dynamo_compiling, "is_grad_enabled": torch.is_grad_enabled,
         "dispatch_modes": torch._C._len_torch_dispatch_stack, "function_modes": torch._C._len_torch_function_stack,
         "is_tracing": torch._C._is_tracing, "transforms": torch._C._functorch.peek_interpreter_stack,

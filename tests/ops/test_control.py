@@ -124,6 +124,25 @@ def test_a_failing_implementation_leaves_the_router_usable() -> None:
         assert torch.equal(x + x, 2 * x)
 
 
+def test_the_second_call_of_a_signature_makes_no_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    planned, original = [], register.plan_call
+    monkeypatch.setattr(register, "plan_call", lambda form, *rest: planned.append(form.name) or original(form, *rest))
+    x, out, index = tensor(4, 6), torch.empty_like(tensor(4, 4)), torch.zeros(3, dtype=torch.int64, device=device.torch_device())
+    calls = (
+        lambda: x @ x.t(), lambda: torch.mm(x, x.t(), out=out), lambda: torch.addmm(x[:, :4], x, x.t(), alpha=0.5),
+        lambda: x.softmax(-1), lambda: x.sum(), lambda: x.mean(0), lambda: torch.cat([x, x]), lambda: torch.embedding(x, index),
+    )  # fmt: skip
+    with flag_gems.use_gems():
+        for call in calls:
+            call()
+        assert len(planned) == len(calls)
+        for call in calls:
+            call()
+        assert len(planned) == len(calls)
+        torch.addmm(x[:, :4], x, x.t(), alpha=0.25)  # a number that the plan was built for
+        assert planned[-1] == "aten::addmm" and len(planned) == len(calls) + 1
+
+
 def test_subclasses_and_empty_tensors_are_left_to_aten() -> None:
     with flag_gems.use_gems():
         for x, reason in ((torch.empty(0, device=device.torch_device()), "empty"), (tensor(3).to(torch.complex64), "complex64")):

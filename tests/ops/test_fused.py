@@ -10,7 +10,11 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from gems_ops.fused import custom
 from gems_ops.fused.gated import silu_and_mul
 from gems_ops.fused.rms_norm import rms_norm
 from gems_ops.fused.rotary import apply_rotary_pos_emb
@@ -98,6 +102,50 @@ def test_shapes_that_do_not_fit_are_named() -> None:
         rms_norm(random(3, 10), (9,), random(9))
     with pytest.raises(ValueError, match="position_ids"):
         apply_rotary_pos_emb(random(1, 3, 2, 8), random(1, 3, 1, 8), random(2, 4), random(2, 4))
+
+
+class _Names(TorchDispatchMode):
+    """The operators that reach a dispatch mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204  torch's own protocol
+        self.seen.append(func._overloadpacket._qualified_op_name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["rms_norm", "silu_and_mul", "apply_rotary_pos_emb"])
+def test_modes_tracers_and_fake_tensors_see_the_operator(name: str) -> None:
+    ours, _, inputs = call_of(name)
+    with torch.no_grad(), _Names() as names:
+        ours(*inputs)
+    assert f"gems::{name}" in names.seen
+    graph = make_fx(ours)(*inputs).graph
+    assert any(str(node.target).startswith(f"gems.{name}") for node in graph.nodes)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        fakes = [mode.from_tensor(t) for t in inputs]
+    result = torch.utils._pytree.tree_leaves(ours(*fakes))
+    assert all(isinstance(t, FakeTensor) for t in result)
+
+
+def test_a_view_with_its_neg_bit_set_is_read_as_its_values() -> None:
+    x, weight = torch.view_as_complex(random(3, 1, 2)), random(1, seed=1)
+    with torch.no_grad():
+        want = rms_norm(x.imag, (1,), weight)  # plans for tensors of these strides
+        torch.testing.assert_close(rms_norm(x.conj().imag, (1,), weight), -want)
+
+
+@pytest.mark.parametrize("name", ["rms_norm", "silu_and_mul", "apply_rotary_pos_emb"])
+def test_the_second_call_of_a_signature_makes_no_plan(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, _, inputs = call_of(name)
+    planned, original = [], custom.on_device_of
+    monkeypatch.setattr(custom, "on_device_of", lambda args, plan: planned.append(plan) or original(args, plan))
+    padded = [torch.nn.functional.pad(t, (0, 1))[..., :-1] for t in inputs]  # strides that no other test has
+    ours(*padded)
+    ours(*padded)
+    assert len(planned) == 1
 
 
 WITHOUT_KERNELS = """
