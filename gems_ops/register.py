@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -18,10 +18,13 @@ from torch import Tensor
 from gems_ops import native, signature
 from gems_ops.layout import INT32_EXTENT, extent, has_overlap, same_elements, touches
 from gems_ops.op import Declined, Op
+from gems_ops.plan import Code, Plan, Planned
 from gems_ops.variants import Form, Kind, forms
 from gems_runtime import device
 from gems_runtime.errors import UnsupportedOperator
 
+
+_SHARES = "the result shares memory with an input"
 
 
 class _Busy(threading.local):
@@ -123,16 +126,15 @@ def plan_call(form: Form, args: tuple, outs: tuple) -> Callable[..., object]:
     for out in outs:
         check_output(op, out)
     check_overlap(form, args, outs)
-    if form.kind is Kind.IN_PLACE:
-        outs = args[:1]
-    out = None if not outs else outs[0] if len(outs) == 1 else outs
+    written = args[:1] if form.kind is Kind.IN_PLACE else outs
+    out = None if not written else written[0] if len(written) == 1 else written
     if op.plan is not None:
         # only plans of operators that have an in-place form know the word
         plan = op.plan(*args, out=out, **({"in_place": True} if form.kind is Kind.IN_PLACE else {}))
     else:
         plan = signature.adapter(form)
     if form.kind is not Kind.FUNCTIONAL:
-        plan = _checking_overlap(form, plan)
+        plan = _checking_overlap(form, args, outs, plan)
     return on_device_of(args, plan)
 
 
@@ -175,36 +177,49 @@ def check_output(op: Op, out: Tensor) -> None:
         raise Declined("out= is empty or overlaps itself")
 
 
-def written(form: Form, args: tuple, outs: tuple) -> tuple[tuple[Tensor, ...], list[Tensor]]:
-    """The tensors that a call writes, and those it reads beside them."""
-    targets = args[:1] if form.kind is Kind.IN_PLACE else outs
-    rest = args[1:] if form.kind is Kind.IN_PLACE else args
-    flat = (t for a in rest for t in (a if isinstance(a, (list, tuple)) else (a,)))
-    return targets, [t for t in flat if isinstance(t, Tensor)]
+def pairs(form: Form, args: tuple, outs: tuple) -> Iterator[tuple[Code, Tensor, Code, Tensor]]:
+    """Every tensor that a call writes with every one that it reads beside it, each after its name in `plan_values`."""
+    named = list(zip(plan_values(form), (*args, *outs), strict=True))
+    targets, rest = (named[:1], named[1:]) if form.kind is Kind.IN_PLACE else (named[len(args) :], named[: len(args)])
+    read = [(name, v) for name, v in rest if isinstance(v, Tensor)]
+    read += [(f"{name}[{i}]", t) for name, v in rest if isinstance(v, (list, tuple)) for i, t in enumerate(v)]
+    for name, target in targets:
+        yield from ((Code(name), target, Code(n), t) for n, t in read if isinstance(t, Tensor) and t.device == target.device)
+
+
+def plan_values(form: Form) -> list[str]:
+    """Names for what a router passes to a plan."""
+    return [f"value{i}" for i in range(len(form.arguments) + len(form.outputs))]
 
 
 def check_overlap(form: Form, args: tuple, outs: tuple) -> None:
     """Decline a call that writes memory it reads, unless element for element where the operator allows that."""
     if form.kind is Kind.FUNCTIONAL:
         return
-    targets, inputs = written(form, args, outs)
-    for target in targets:
-        if form.kind is Kind.IN_PLACE and has_overlap(target.shape, target.stride()):
-            raise Declined("self overlaps itself")
-        for t in inputs:
-            if t.device == target.device and touches(t, target) and not (form.op.aliasing and same_elements(t, target)):
-                raise Declined("the result shares memory with an input")
+    if form.kind is Kind.IN_PLACE and has_overlap(args[0].shape, args[0].stride()):
+        raise Declined("self overlaps itself")
+    for _, target, _, t in pairs(form, args, outs):
+        if touches(t, target) and not (form.op.aliasing and same_elements(t, target)):
+            raise Declined(_SHARES)
 
 
-def _checking_overlap(form: Form, plan: Callable[..., object]) -> Callable[..., object]:
-    """The key holds no addresses, so overlap is looked at in each call."""
-    n = len(form.arguments)
+def _checking_overlap(form: Form, args: tuple, outs: tuple, planned: Planned) -> Planned:
+    """The key holds no addresses, so their distances are looked at in each call."""
+    names = plan_values(form)
+    plan, found = Plan(*names), False
+    for target_name, target, name, t in pairs(form, args, outs):
+        found = True
+        same = form.op.aliasing and (t.shape, t.stride(), t.dtype) == (target.shape, target.stride(), target.dtype)
+        plan.do(
+            "if {low} < {t}.data_ptr() - {target}.data_ptr() < {high}"
+            + (" and {t}.data_ptr() != {target}.data_ptr()" if same else "") + ": raise {declined}({reason})",
+            low=-_bytes(t), high=_bytes(target), t=name, target=target_name, declined=Declined, reason=_SHARES,
+        )  # fmt: skip
+    return plan.build(f"{plan.bind(planned)}({', '.join(names)})") if found else planned
 
-    def checked(*values: object) -> object:
-        check_overlap(form, values[:n], values[n:])
-        return plan(*values)
 
-    return checked
+def _bytes(t: Tensor) -> int:
+    return extent(t.shape, t.stride()) * t.element_size()
 
 
 def on_device_of(args: tuple, plan: Callable[..., object]) -> Callable[..., object]:

@@ -163,6 +163,25 @@ def test_overlapping_output_is_left_to_aten() -> None:
     assert served("aten::mul.out") == before + 1
 
 
+def test_a_planned_call_still_looks_for_overlap() -> None:
+    """The plan was made for tensors apart; the same shapes and strides come again in one memory."""
+    flag_gems.enable()
+    x, y = tensor(8), tensor(9)
+    torch.mul(x, 2.0, out=y[:8])
+    with pytest.raises(RuntimeError, match="memory location"):
+        torch.mul(y[1:], 2.0, out=y[:8])
+    torch.cat([x[:2], x[2:4]], out=y[:4])
+    with pytest.raises(RuntimeError, match="memory location"):
+        torch.cat([x[:2], y[3:5]], out=y[:4])
+    y[:4].add_(x[:4])
+    with pytest.raises(RuntimeError, match="memory location"):
+        y[:4].add_(y[3:7])
+    before = served("aten::mul.out")
+    torch.mul(y[:4], 2.0, out=y[4:8])  # side by side is apart
+    torch.mul(x, 2.0, out=x)
+    assert served("aten::mul.out") == before + 2
+
+
 def test_composites_are_refused() -> None:
     with pytest.raises(UnsupportedOperator, match="matmul"):
         register.refuse_composites(torch.ops.aten.matmul.default, "CPU")
