@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from types import CodeType
 from typing import TYPE_CHECKING
 
 import torch
@@ -146,8 +147,14 @@ def router(form: Form, route: Route) -> Callable[..., object]:
     for a in form.overload._schema.arguments:
         if a.has_default_value():
             scope[f"default_{a.name}"] = a.default_value
-    exec(compile(source(form), f"<router of {form.name}>", "exec"), scope)  # noqa: S102  our own text, from a schema
+    exec(_code(form), scope)  # noqa: S102  our own text, from a schema
     return scope["route"]
+
+
+@functools.lru_cache(maxsize=None)
+def _code(form: Form) -> CodeType:
+    """Compiled once: a scope of use_gems() makes every router anew, and compiling was two thirds of its time."""
+    return compile(source(form), f"<router of {form.name}>", "exec")
 
 
 def adapter(form: Form) -> Callable[..., object]:
