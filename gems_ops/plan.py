@@ -44,7 +44,9 @@ class Plan:
         """Add a statement; `{name}` in it stands for a value."""
         self._lines.append(line.format(**{name: self.bind(value) for name, value in values.items()}))
 
-    def empty(self, name: str, shape: Sequence[int], dtype: torch.dtype, device: torch.device, strides: Sequence[int] | None = None) -> Code:
+    def empty(
+        self, name: str, shape: Sequence[int], dtype: torch.dtype, device: torch.device, strides: Sequence[int] | None = None
+    ) -> Code:
         """Allocate a tensor, contiguous unless strides are given.
 
         empty_strided with a known device takes 1.0 us, torch.empty 2.5 (EPYC, Python 3.11, torch 2.13).
