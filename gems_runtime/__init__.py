@@ -1,7 +1,7 @@
 """gems_runtime: a kernel cache and launch runtime for Triton. It names no operator.
 
 Modules, top to bottom; each imports only from those above it:
-errors, settings, compat, device, stats, signature, grid, chain, launch, records, toolchain, fingerprint, store, flight,
+errors, settings, compat, device, stats, signature, grid, chain, launch, native, records, toolchain, fingerprint, store, flight,
 bench, numerics, candidates, contest, argspec, gridspec, untuned, strategy, tuner, tuned, entry, target, warm, cli,
 __main__. Importing the package opens no file and touches no device.
 """
@@ -16,6 +16,7 @@ _PUBLIC = {
     "libentry": "entry",
     "LibTuner": "tuned",
     "libtuner": "tuned",
+    "native_status": "native",
 }
 
 __all__ = list(_PUBLIC)

@@ -109,6 +109,13 @@ def stream_reader() -> Callable[[int], int]:
     return triton.runtime.driver.active.get_current_stream
 
 
+def is_torchs() -> bool:
+    """True if device and stream are torch's own, so that they may be read from the driver and from torch's C interface."""
+    driver = triton.runtime.driver.active
+    raw_stream = getattr(torch._C, "_cuda_getCurrentRawStream", None)
+    return driver.get_current_stream is raw_stream and driver.get_current_device is torch.cuda.current_device
+
+
 def timing_event() -> torch.cuda.Event:
     """An event whose distance to another, once both have passed, `elapsed_time` tells in milliseconds."""
     return torch.cuda.Event(enable_timing=True)

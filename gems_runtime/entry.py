@@ -23,7 +23,7 @@ import triton.language as tl
 from triton.runtime.autotuner import Autotuner, Config
 from triton.runtime.jit import KernelInterface
 
-from gems_runtime import compat, device, settings, stats
+from gems_runtime import compat, device, native, settings, stats
 from gems_runtime.chain import Chain, Trace, Values, at_autotuners, is_tuned, trace, unwrap
 from gems_runtime.errors import UsageError
 from gems_runtime.grid import Grid, resolve
@@ -56,6 +56,7 @@ class Text:
     source: str
     functions: Compiled
     table: dict[tuple, tuple]
+    plan: object | None  # the native tier's, for calls of this shape
 
 
 class LibEntry(KernelInterface):
@@ -75,6 +76,8 @@ class LibEntry(KernelInterface):
         self.__name__: str = getattr(inner, "__name__", type(inner).__name__)
         self.__module__ = getattr(getattr(inner, "fn", inner), "__module__", __name__)
         self.__doc__ = getattr(getattr(inner, "fn", inner), "__doc__", None)
+        self._launcher: object | None = None  # the native tier's, once it has served
+        self._bind: Callable[..., object] = MethodType
         self._reset(threading.RLock())
         _entries.add(self)
 
@@ -86,13 +89,25 @@ class LibEntry(KernelInterface):
         self._stock_reason = self._chain.stock_reason
         self._is_full = False
         self._params = () if self._stock_reason else tuple(_params(self._chain))
-        self._launch: Callable[..., object] = self._first
+        launch = self._first
         if self._stock_reason and not self._chain.autotuners():
-            self._launch = partial(_stock_launch, self.fn) if self._chain.interpreted else self._stock_call
+            launch = partial(_stock_launch, self.fn) if self._chain.interpreted else self._stock_call
+        self._serve(launch, None)
+        if self._launcher is not None:
+            self._launcher.hits = 0
+
+    def _serve(self, launch: Callable[..., object], plan: object | None) -> None:
+        """Put a launch function in force: behind the native launcher once there is one, because callers keep that."""
+        if plan is not None and self._launcher is None:
+            self._launcher = native.module().Launcher(self._describe)
+            self._bind = native.module().bind
+        if self._launcher is not None:
+            self._launcher.serve(launch, plan)
+        self._launch: Callable[..., object] = self._launcher or launch
 
     # A bound method costs 70 ns to make and its call is inlined; a functools.partial 130 (EPYC, Python 3.11).
     def __getitem__(self, grid: Grid) -> Callable[..., object]:
-        return MethodType(self._launch, grid)
+        return self._bind(self._launch, grid)
 
     def run(self, *args: object, grid: Grid, warmup: bool = False, **kwargs: object) -> object:
         """Launch, or with `warmup=True` only compile."""
@@ -118,11 +133,12 @@ class LibEntry(KernelInterface):
         return f"# stock Triton: {self._stock_reason}\n" if self._stock_reason else "# not launched yet\n"
 
     def stats(self) -> dict[str, int]:
-        """Entries held, launches by tier (P direct, R through CompiledKernel.run, S stock on purpose) and misses."""
+        """Entries held, launches by tier (N native, P direct, R through CompiledKernel.run, S stock on purpose) and misses."""
         hits = self._counts["earlier"] + (self._text.functions.hits() if self._text else 0)
         by_run = self._run_tier.hits
         entries = len(self._text.table) if self._text else 0
-        return {"entries": entries, "P": hits - by_run, "R": by_run, "S": self._counts["stock"], "miss": self._counts["miss"]}
+        native_hits = self._launcher.hits if self._launcher else 0
+        return {"entries": entries, "N": native_hits, "P": hits - by_run, "R": by_run, "S": self._counts["stock"], "miss": self._counts["miss"]}
 
     def clear(self) -> None:
         """Forget every entry, and every tuned config that this process holds for the kernel."""
@@ -165,7 +181,7 @@ class LibEntry(KernelInterface):
     def _slow(self, grid: Grid, args: tuple[object, ...], kwargs: Values) -> object:
         """A call without an entry."""
         if self._may_be_fast():
-            call = self._bind(args, kwargs)
+            call = self._bound_call(args, kwargs)
             if call is not None:
                 with self._lock:
                     return self._miss(grid, args, kwargs, call)
@@ -198,7 +214,7 @@ class LibEntry(KernelInterface):
                 prime(tuner, args, seen, grid)
         return self.fn.run(*args, grid=grid, warmup=False, **kwargs)
 
-    def _bind(self, args: tuple[object, ...], kwargs: Values) -> Call | None:
+    def _bound_call(self, args: tuple[object, ...], kwargs: Values) -> Call | None:
         """The call by name, or None if it is wrong or has arguments that only stock Triton may judge."""
         by_name = {p.name: p for p in self._params if not p.supplied}
         positional = [p.name for p in self._params[: self._first_supplied()]]
@@ -240,6 +256,8 @@ class LibEntry(KernelInterface):
         tier = "S" if kernel is None else tier_of(kernel)
         if tier != "S" and not (self._chain.autotuners() and device.is_capturing()):
             self._remember(kernel, tier, trace(self._chain, args, kwargs), call)
+            if self._launcher is not None:
+                self._launcher.teach(*args, **kwargs)
         return result
 
     def _remember(self, kernel: triton.compiler.CompiledKernel, tier: str, found: Trace, call: Call) -> None:
@@ -254,6 +272,8 @@ class LibEntry(KernelInterface):
         if text is None or text.shape != shape:
             text = self._write(shape, globals_)
         text.functions.settle(settings.current())
+        if text.plan is not None and settings.current().native is not settings.Native.OFF:
+            text.plan.settle(settings.current())
         if len(text.table) >= TABLE_LIMIT:
             self._is_full = True
             _log.warning("%s has %d launch entries; new calls go to stock Triton", self.__name__, TABLE_LIMIT)
@@ -279,7 +299,7 @@ class LibEntry(KernelInterface):
             from_key = name not in live or not reads.names & (self._chain.supplied() - set(live))
             if reads.opaque or not reads.names <= known or not from_key:
                 self._stock_reason = f"the heuristic for {name} reads more than its arguments by name"
-                self._launch = self._stock_call
+                self._serve(self._stock_call, None)
                 return None
         options = {name: frozenset(kind_of(v, True)) for name, v in call.options.items()}
         kinds = tuple(map(frozenset, call.kinds))
@@ -310,7 +330,9 @@ class LibEntry(KernelInterface):
         writer = Writer(shape)
         bound = self._bound(table, shape) | globals_
         source = writer.text()
-        return Text(shape, source, compile_text(source, self.__name__, bound), table)
+        module = native.module()
+        plan = module and native.plan_of(module, shape, bound, TABLE_LIMIT)
+        return Text(shape, source, compile_text(source, self.__name__, bound), table, plan)
 
     def _bound(self, table: dict[tuple, tuple], shape: Shape) -> Values:
         """What the names of the generated text stand for."""
@@ -356,7 +378,21 @@ class LibEntry(KernelInterface):
             self._counts["earlier"] += self._text.functions.hits()
         self._text = text
         launch = text.functions.launch
-        self._launch = partial(_exact_call, launch, self._slow) if self._chain.prunes() else launch
+        self._serve(partial(_exact_call, launch, self._slow) if self._chain.prunes() else launch, text.plan)
+
+    def _describe(self, plan: object, args: tuple[object, ...], kwargs: Values) -> tuple[object, ...] | bool | None:
+        """For the native tier, after a call that it had no entry for: how to launch such calls.
+
+        None if that is not known now, False if the Python path must see each.
+        """
+        text, call = self._text, self._bound_call(args, kwargs)
+        if call is None or text is None or text.plan is not plan or not _fits(call, text.shape):
+            return None
+        try:
+            row = text.table.get(text.functions.key(None, *args, **kwargs))
+        except KeyError:
+            return None
+        return native.launch_of(text.shape, row[-1]) if row else None
 
 
 def libentry() -> Callable[[KernelInterface], LibEntry]:
@@ -369,6 +405,13 @@ def _params(chain: Chain) -> list[Param]:
     return [
         Param(p.name, p.is_constexpr, p.name in supplied, p.default if p.has_default else UNSET) for p in chain.jit.params
     ]
+
+
+def _fits(call: Call, shape: Shape) -> bool:
+    """True if the text of this shape knows every kind of argument in the call."""
+    options = dict(shape.options)
+    known = all(kind in seen for kind, seen in zip(call.kinds, shape.kinds))
+    return known and all(kind_of(v, True) in options.get(name, ()) for name, v in call.options.items())
 
 
 def _stock_launch(fn: KernelInterface, grid: Grid, *args: object, **kwargs: object) -> object:

@@ -78,15 +78,21 @@ def resolve(
     """The numbers of a grid that is no plain tuple; remembered under `key` if it depends on nothing but `inputs`."""
     if not callable(grid):
         return dims(grid)
-    if key is None or not _is_pure(grid):
-        return dims(grid(values))
-    reads = Reads(values)
-    found = dims(grid(reads))
-    if not reads.opaque and reads.names <= inputs and all(type(n) is int for n in found):
+    found, names = answer(grid, values, key is not None)
+    if names is not None and names <= inputs and all(type(n) is int for n in found):
         if len(remembered) >= LIMIT:
             remembered.clear()
         remembered[key] = found
     return found
+
+
+def answer(grid: Callable, values: dict[str, object], may_remember: bool) -> tuple[Dims, set[str] | None]:
+    """What a callable grid answers, and the names it read; None if the answer may depend on more than them."""
+    if not may_remember or not _is_pure(grid):
+        return dims(grid(values)), None
+    reads = Reads(values)
+    found = dims(grid(reads))
+    return found, None if reads.opaque else reads.names
 
 
 _GLOBALS = {"triton": triton, "math": math, "cdiv": triton.cdiv, "next_power_of_2": triton.next_power_of_2}

@@ -26,6 +26,14 @@ class Mode(enum.Enum):
     OFF = "off"  # use the default config; read and write nothing
 
 
+class Native(enum.Enum):
+    """Where the native launch tier comes from."""
+
+    OFF = "0"  # nowhere: launches are made from Python
+    ON = "1"  # the module that was built at installation; without one, a C compiler, once per machine
+    JIT = "jit"  # the C compiler, even beside a module built at installation
+
+
 def flag(text: str) -> bool:
     """Read a switch: 1/true/yes/on or 0/false/no/off."""
     known = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
@@ -63,6 +71,7 @@ class Settings:
     salt: str = env("GEMS_STORE_SALT", "", str, "any text; results stored under another salt are not seen.")
     tune_wait_s: float = env("GEMS_TUNE_WAIT_S", 600.0, float, "seconds to wait for another process's tuning.")
     fast_launch: bool = env("GEMS_FAST_LAUNCH", True, flag, "0 sends every launch through stock Triton.")
+    native: Native = env("GEMS_NATIVE", Native.ON, Native, "0 launches from Python, jit ignores the installed module.")
     check_numerics: bool = env("GEMS_TUNE_CHECK", True, flag, "0 lets a configuration win unchecked.")
 
 

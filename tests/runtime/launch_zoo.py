@@ -7,7 +7,7 @@ from dataclasses import replace
 import triton
 import triton.language as tl
 
-from gems_runtime import LibEntry
+from gems_runtime import LibEntry, native_status
 from tools.fake_cuda import FakeCuda, Launch
 
 
@@ -26,11 +26,16 @@ def annotated(x_ptr, n, m, wide: tl.int64, half: tl.float16, double: tl.float64)
     pass
 
 
-def fast_tier() -> str:
-    """The tier that serves plain calls: P where Triton's C launcher has the form we know (3.6), else R."""
+def python_tier() -> str:
+    """The tier that serves what the native one leaves: P where Triton's C launcher has the form we know (3.6), else R."""
     import triton.backends.nvidia.driver as module
 
     return "P" if hasattr(module, "_BASE_ARGS_FORMAT") else "R"
+
+
+def fast_tier() -> str:
+    """The tier that serves plain calls: N where the native module serves, which takes what P takes."""
+    return "N" if python_tier() == "P" and native_status().serves else python_tier()
 
 
 def first_config(kernel_call, quantiles):  # noqa: ANN001, ANN201 - Triton's benchmark protocol
@@ -80,3 +85,8 @@ def assert_launches_as_stock(fake: FakeCuda, entry: LibEntry, grid: object, args
     assert replace(found, function=0) == replace(expected, function=0)
     served_by = tier or fast_tier()
     assert entry.stats()[served_by] == before[served_by] + 1
+    if served_by == "N":
+        # The path below it must put the same to the driver.
+        kernel, found = entry._text.functions.launch(grid, *args, **kwargs), fake.last()
+        assert (kernel.hash, replace(found, function=0)) == (expected_kernel.hash, replace(expected, function=0))
+        assert entry.stats()[python_tier()] == before[python_tier()] + 1

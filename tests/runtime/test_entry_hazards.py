@@ -380,7 +380,7 @@ def test_a_kept_launcher_stays_right_as_the_kernel_learns(fake_cuda: FakeCuda) -
 def test_clear_forgets_every_entry(plain: LibEntry) -> None:
     kept = plain[(1,)]
     plain.clear()
-    assert plain.stats() == {"entries": 0, "P": 0, "R": 0, "S": 0, "miss": 0}
+    assert plain.stats() == {"entries": 0, "N": 0, "P": 0, "R": 0, "S": 0, "miss": 0}
     kept(X, X, 17, 32, BLOCK=64)
     assert plain.stats()["miss"] == 1
 

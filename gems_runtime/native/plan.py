@@ -1,0 +1,95 @@
+"""What the native module is told: the shape of a kernel's calls, and how the kernel of one entry is launched."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+from types import ModuleType
+
+import triton
+
+from gems_runtime import device
+from gems_runtime.grid import answer
+from gems_runtime.launch import Entry
+from gems_runtime.signature import UNSET, Shape
+
+# The flags of a slot in launch.c: in the key by type and value; by class and value; may be left out.
+CONSTANT, BY_VALUE, OPTIONAL = 1, 2, 4
+# DLPack's numbers.
+DEVICE_TYPES = {"cpu": 1, "cuda": 2}
+_MAX_SLOTS = 128
+# A cluster of 16 needs an attribute set on the function, which Triton's launcher does at each launch.
+_MAX_CLUSTER = 8
+
+Values = dict[str, object]
+
+
+def plan_of(module: ModuleType, shape: Shape, bound: Values, limit: int) -> object | None:
+    """The plan for calls of this shape, `bound` being what its launch text is bound to; None if the Python path must see each."""
+    slots = slot_names(shape)
+    place = device.torch_device().type
+    if shape.live or shape.has_pre_hooks or len(slots) > _MAX_SLOTS or place not in DEVICE_TYPES:
+        return None
+    params = {p.name: p for p in shape.params}
+    flags = [_flags(shape, name) for name in slots]
+    return module.Plan(
+        names=slots,
+        flags=bytes(flags),
+        defaults=tuple(params[name].default if name in params and flag & OPTIONAL else None for name, flag in zip(slots, flags)),
+        positional=next((i for i, p in enumerate(shape.params) if p.supplied), len(shape.params)),
+        params=tuple(params),
+        param_slots=tuple(-1 if p.supplied else slots.index(p.name) for p in shape.params),
+        runtime=bound["_runtime"],
+        runtime_seen=bound["_runtime_seen"] if shape.knobs_set else None,
+        compilation=bound["_compilation"],
+        hooks=(bound["_enter"], bound["_exit"], bound["_pre_run"]),
+        settings=vars(bound["_settings"]),
+        settings_seen=bound["_settings_seen"],
+        globals=tuple((bound[f"_globals_{i}"], bound[f"_global_name_{i}"], bound[f"_global_{i}"]) for i in range(shape.used_globals)),
+        current_device=bound["_current_device"],
+        stream=bound["_stream"],
+        tuner=bound["_tuner"],
+        exact=bound["_exact"],
+        answer=answer,
+        is_cuda=place == "cuda" and device.is_torchs(),
+        device_type=DEVICE_TYPES[place],
+        limit=limit,
+        driver=_driver(triton.knobs.nvidia.libcuda_path),
+    )
+
+
+def launch_of(shape: Shape, record: Entry) -> tuple[object, ...] | bool:
+    """How the kernel of an entry is launched, as launch.c's `fill` reads it; False if only the Python path knows."""
+    kernel = record.kernel
+    if record.tier != "P":
+        return False
+    warps, clusters, shared = kernel.packed_metadata
+    if clusters > _MAX_CLUSTER:
+        return False
+    slots = {name: i for i, name in enumerate(slot_names(shape))}
+    arguments = tuple((slots[name], ty) for name, ty in kernel.src.signature.items() if ty != "constexpr")
+    run = kernel.run
+    attributes = run.launch_cooperative_grid, run.launch_pdl
+    return kernel, kernel.function, 32 * warps, shared, clusters, *attributes, arguments, record.config, record.supplied, record
+
+
+def slot_names(shape: Shape) -> tuple[str, ...]:
+    """What a caller may pass: parameters in order, then options."""
+    return (*(p.name for p, _ in shape.passed()), *(name for name, _ in shape.options))
+
+
+def _flags(shape: Shape, name: str) -> int:
+    param = next((p for p in shape.params if p.name == name), None)
+    if param is None:
+        return CONSTANT | OPTIONAL
+    kind = CONSTANT if param.is_constexpr else BY_VALUE if name in shape.by_value else 0
+    return kind | (OPTIONAL if param.default is not UNSET else 0)
+
+
+@functools.cache
+def _driver(folder: str | None) -> tuple[int, ...]:
+    """Addresses of the driver's functions, from the library that Triton's launcher uses."""
+    library = ctypes.CDLL(os.path.join(folder, "libcuda.so.1") if folder else "libcuda.so.1")
+    names = ("cuLaunchKernelEx", "cuGetErrorString", "cuCtxGetDevice")
+    return tuple(ctypes.cast(getattr(library, name), ctypes.c_void_p).value for name in names)
