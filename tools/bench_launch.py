@@ -28,7 +28,7 @@ import triton.language as tl
 from triton.compiler import CompiledKernel
 from triton.runtime.jit import KernelInterface
 
-from gems_runtime import LibEntry, settings
+from gems_runtime import LibEntry, native_status, settings
 from tools import fake_cuda, measure, report
 
 # Short enough that the launch queue (about 1000 deep) never fills before the synchronisation between bursts.
@@ -38,10 +38,14 @@ COLUMNS = (
     report.Column("raw us", "raw_us", ".2f"),
     report.Column("Triton", "stock_us", ".2f"),
     report.Column("CompiledKernel.run", "run_us", ".2f"),
-    report.Column("LibEntry", "python_us", ".2f"),
+    report.Column("LibEntry, Python", "python_us", ".2f"),
     report.Column("above raw", "python_above_raw_us", ".2f"),
     report.Column("x raw", "python_over_raw", ".2f"),
     report.Column("x Triton", "python_over_stock", ".2f"),
+    report.Column("LibEntry, native", "native_us", ".2f"),
+    report.Column("above raw", "native_above_raw_us", ".2f"),
+    report.Column("x raw", "native_over_raw", ".2f"),
+    report.Column("x Triton", "native_over_stock", ".3f"),
 )
 
 
@@ -180,21 +184,38 @@ def _timed(burst: Callable[[], object], own_clock: bool) -> float:
 
 def measure_case(case: Case, rounds: int) -> dict[str, object]:
     """Medians of interleaved bursts; ends the benchmark if a call did not take the fast tier or launched another kernel."""
-    entry = LibEntry(case.kernel)
-    bursts: dict[str, Callable[[], object]] = {"stock": _burst(case, case.kernel), "python": _burst(case, entry)}
-    compiled, ours = bursts["stock"](), bursts["python"]()
-    if ours.hash != compiled.hash:
-        raise SystemExit(f"{case.name}: LibEntry launched another kernel than stock Triton")
+    bursts: dict[str, Callable[[], object]] = {"stock": _burst(case, case.kernel)}
+    compiled, entries = bursts["stock"](), {}
+    for name, entry in _entries(case).items():
+        bursts[name] = _burst(case, entry)
+        if bursts[name]().hash != compiled.hash:
+            raise SystemExit(f"{case.name}: LibEntry launched another kernel than stock Triton")
+        # After the first burst: its misses are not what is measured.
+        entries[name] = entry, entry.stats()[_TIERS[name]]
     bursts |= {"run": _run_burst(case, compiled), "raw": _raw_burst(case, compiled)}
-    before, times = entry.stats(), {name: [] for name in bursts}
+    times: dict[str, list[float]] = {name: [] for name in bursts}
     order = list(bursts)
     for _ in range(rounds):
         random.shuffle(order)
         for name in order:
             times[name].append(_timed(bursts[name], own_clock=name == "raw"))
-    if entry.stats()["P"] - before["P"] != rounds * BURST:
-        raise SystemExit(f"{case.name}: the launches left the fast tier: {entry.stats()}, {before} before")
+    for name, (entry, before) in entries.items():
+        if entry.stats()[_TIERS[name]] - before != rounds * BURST:
+            raise SystemExit(f"{case.name}: the launches left the {name} tier: {entry.stats()}, {before} there before")
     return _row(case, times)
+
+
+_TIERS = {"python": "P", "native": "N"}
+
+
+def _entries(case: Case) -> dict[str, LibEntry]:
+    """One entry per tier over the same kernel, each launched once; the native one only where that tier serves."""
+    with settings.override(native=settings.Native.OFF):
+        entries = {"python": LibEntry(case.kernel)}
+        _burst(case, entries["python"])()
+    if native_status().serves:
+        entries["native"] = LibEntry(case.kernel)
+    return entries
 
 
 def _row(case: Case, times: dict[str, list[float]]) -> dict[str, object]:
@@ -202,9 +223,12 @@ def _row(case: Case, times: dict[str, list[float]]) -> dict[str, object]:
     row: dict[str, object] = {"case": case.name, **{f"{name}_us": us for name, us in middle.items()}}
     row |= {f"{name}_min_us": min(taken) for name, taken in times.items()}
     # Beside a stand-in that does nothing, a ratio to the driver says nothing.
-    row["python_over_raw"] = middle["python"] / middle["raw"] if torch.cuda.is_available() else None
-    row["python_above_raw_us"] = middle["python"] - middle["raw"]
-    row["python_over_stock"] = middle["python"] / middle["stock"]
+    for tier in _TIERS:
+        ours = middle.get(tier)
+        row[f"{tier}_us"] = ours
+        row[f"{tier}_over_raw"] = ours / middle["raw"] if ours and torch.cuda.is_available() else None
+        row[f"{tier}_above_raw_us"] = ours - middle["raw"] if ours else None
+        row[f"{tier}_over_stock"] = ours / middle["stock"] if ours else None
     return row
 
 

@@ -315,11 +315,20 @@ static const uint8_t *keyword_slots(Plan *plan, PyObject *names) {
     Py_ssize_t n = PyTuple_GET_SIZE(names);
     uint8_t slots[MAX_SLOTS];
     if (n > MAX_SLOTS) return NULL;
-    for (Py_ssize_t k = 0; k < n; k++) {
-        int slot = 0;
-        while (slot < plan->slot_count && PyUnicode_Compare(PyTuple_GET_ITEM(plan->names, slot), PyTuple_GET_ITEM(names, k))) slot++;
-        if (slot == plan->slot_count) return NULL;
+    // A call of very many arguments, or one with **, makes a new tuple of the same names each time: look for the same
+    // objects first, and begin after the one found last.
+    for (Py_ssize_t k = 0, from = 0; k < n; k++) {
+        PyObject *name = PyTuple_GET_ITEM(names, k);
+        int slot = -1;
+        for (int i = 0; i < plan->slot_count && slot < 0; i++) {
+            int at = (int)from + i < plan->slot_count ? (int)from + i : (int)from + i - plan->slot_count;
+            if (PyTuple_GET_ITEM(plan->names, at) == name) slot = at;
+        }
+        for (int i = 0; i < plan->slot_count && slot < 0; i++)
+            if (!PyUnicode_Compare(PyTuple_GET_ITEM(plan->names, i), name)) slot = i;
+        if (slot < 0) return NULL;
         slots[k] = (uint8_t)slot;
+        from = slot + 1;
     }
     Keywords *place = &plan->keywords[plan->next_keywords++ % 4];
     Py_INCREF(names);

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import sys
 from types import ModuleType
 
 import triton
@@ -76,7 +77,8 @@ def launch_of(shape: Shape, record: Entry) -> tuple[object, ...] | bool:
 
 def slot_names(shape: Shape) -> tuple[str, ...]:
     """What a caller may pass: parameters in order, then options."""
-    return (*(p.name for p, _ in shape.passed()), *(name for name, _ in shape.options))
+    # Interned, because the names of keyword arguments are: they are compared as objects first.
+    return tuple(map(sys.intern, (*(p.name for p, _ in shape.passed()), *(name for name, _ in shape.options))))
 
 
 def _flags(shape: Shape, name: str) -> int:
