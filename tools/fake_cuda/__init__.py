@@ -37,6 +37,7 @@ class _Launch(ctypes.Structure):
         ("block", ctypes.c_uint32 * 3),
         ("shared", ctypes.c_uint32),
         ("attribute_count", ctypes.c_uint32),
+        ("attributes", ctypes.c_uint32 * 4 * 4),
         ("params", ctypes.c_uint64 * _MAX_PARAMS),
     ]
 
@@ -50,7 +51,7 @@ class Launch:
     grid: tuple[int, ...]
     block: tuple[int, ...]
     shared: int
-    attribute_count: int
+    attributes: tuple[tuple[int, ...], ...]  # id and first words of the value
     params: tuple[int, ...]
 
 
@@ -100,7 +101,8 @@ class FakeCuda:
         raw = _Launch()
         self.library.fake_last(ctypes.byref(raw))
         params = tuple(raw.params[: len(self._widths)])
-        return Launch(raw.function, raw.stream, tuple(raw.grid), tuple(raw.block), raw.shared, raw.attribute_count, params)
+        attributes = tuple(tuple(words) for words in raw.attributes[: raw.attribute_count])
+        return Launch(raw.function, raw.stream, tuple(raw.grid), tuple(raw.block), raw.shared, attributes, params)
 
     def fail_next(self, code: int) -> None:
         """Make the next launch return this error code."""

@@ -11,8 +11,10 @@ static int context, module;
 static uintptr_t next_function = 4096;
 
 // The head of CUlaunchConfig; its layout is part of the driver's ABI.
-typedef struct { uint32_t grid[3], block[3], shared; void *stream; void *attributes; uint32_t attribute_count; } Config;
-typedef struct { uint64_t function, stream; uint32_t grid[3], block[3], shared, attribute_count; uint64_t params[MAX_PARAMS]; } Launch;
+typedef struct { uint32_t id, pad, value[16]; } Attribute;
+typedef struct { uint32_t grid[3], block[3], shared; void *stream; Attribute *attributes; uint32_t attribute_count; } Config;
+// Of each attribute the id and the three words that a cluster's size takes.
+typedef struct { uint64_t function, stream; uint32_t grid[3], block[3], shared, attribute_count, attributes[4][4]; uint64_t params[MAX_PARAMS]; } Launch;
 
 static uint64_t launch_count, pointer_queries;
 static Launch last;
@@ -37,6 +39,11 @@ EXPORT Result cuLaunchKernelEx(const Config *config, void *function, void **para
     memcpy(last.block, config->block, sizeof last.block);
     last.shared = config->shared;
     last.attribute_count = config->attribute_count;
+    for (uint32_t i = 0; i < config->attribute_count && i < 4; i++) {
+        last.attributes[i][0] = config->attributes[i].id;
+        // The launcher leaves what an attribute does not use as it was.
+        memcpy(&last.attributes[i][1], config->attributes[i].value, last.attributes[i][0] == 4 ? 12 : 4);
+    }
     for (int i = 0; i < width_count; i++) memcpy(&last.params[i], params[i], widths[i]);
     return 0;
 }
