@@ -9,7 +9,7 @@ from setuptools import Extension, setup
 
 SOURCE = "gems_runtime/native/launch.c"
 # As gems_runtime.native.build names the source: a module built from another one is not used.
-source_hash = hashlib.sha256(Path(__file__).with_name(SOURCE).read_bytes()).hexdigest()[:16]
+source_hash = hashlib.sha256((Path(__file__).parent / SOURCE).read_bytes()).hexdigest()[:16]
 native = Extension(
     "gems_runtime.native._launch",
     [SOURCE],
