@@ -432,6 +432,12 @@ def _run_default(tuner: Autotuner, grid: Grid, args: tuple[object, ...], kwargs:
     return tuner.fn.run(*args, grid=grid, warmup=False, **kwargs, **config.all_kwargs())
 
 
+def clear_all() -> None:
+    """Clear every LibEntry: after the device or target that their tuned configs were for has changed."""
+    for entry in list(_entries):
+        entry.clear()
+
+
 def _forget_in_child() -> None:
     """Handles and streams belong to the parent, and another thread of it may have held a lock."""
     for entry in list(_entries):

@@ -11,6 +11,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.backends.driver import DriverBase
 
+from gems_runtime.entry import clear_all
 from gems_runtime.errors import UsageError
 
 # Shared memory one block may use, so that a configuration which cannot run there fails here as it would there.
@@ -100,12 +101,17 @@ class _NoLauncher:
 
 @contextlib.contextmanager
 def compiling_for(target: str) -> Iterator[CompileOnlyDriver]:
-    """In the `with` block, kernels called with meta tensors are compiled for `target`; process-wide."""
+    """In the `with` block, kernels called with meta tensors are compiled for `target`; process-wide.
+
+    What a kernel's autotuner chose for one target is forgotten at both ends: it may not fit another.
+    """
     drivers = triton.runtime.driver
     before = drivers._active
     driver = CompileOnlyDriver(target)
     drivers.set_active(driver)
+    clear_all()
     try:
         yield driver
     finally:
         drivers._active = before
+        clear_all()

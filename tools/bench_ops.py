@@ -218,6 +218,13 @@ def geomean(values: list[float]) -> float:
     return math.exp(statistics.fmean(map(math.log, values)))
 
 
+def summary(found: list[Row]) -> str:
+    """The geometric means of a table, and its worst row."""
+    host = geomean([r.gems_host_us / r.aten_host_us for r in found])
+    ratio, worst = geomean([r.ratio for r in found]), min(r.ratio for r in found)
+    return f"GPU time, ATen over ours: geomean {ratio:.2f}, worst {worst:.2f}; host time, ours over ATen: geomean {host:.2f}"
+
+
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="tools/bench ops", description=__doc__)
     parser.add_argument("--family", help="only operators of this family, for example pointwise")
@@ -236,10 +243,10 @@ def main(argv: list[str]) -> int:
     print_table(COLUMNS, [asdict(r) for r in found])
     for name in sorted(o.name for o in declared if not o.bench):
         print(f"not timed, no workload declared: {name}")
-    ratio = geomean([r.ratio for r in found])
-    host_ratio = geomean([r.gems_host_us / r.aten_host_us for r in found])
-    print(f"GPU time, ATen over ours: geomean {ratio:.2f}, worst {min(r.ratio for r in found):.2f}; "
-          f"host time, ours over ATen: geomean {host_ratio:.2f}")
+    for kind, prefix in (("ATen operators", "aten::"), ("custom operators, beside their formula in torch operators", "gems::")):
+        some = [r for r in found if r.operator.startswith(prefix)]
+        if some:
+            print(f"{kind}: {summary(some)}")
     ceilings = {"copy_bytes_per_s": measure.copy_rate()}
     finish(options.json, "ops", [asdict(r) for r in found], ceilings)
     return 0 if all(r.correct for r in found) and not failed else 1

@@ -51,6 +51,8 @@ class Pointwise:
         if reason:
             raise Declined(reason)
         tensors = [v for v in args if isinstance(v, Tensor)]
+        if not tensors:
+            raise Declined("no argument is a tensor")
         compute, dtype = promoted(self.operands(args), self.promotion)
         shape = broadcast_shape(tensors)
         if out is None:

@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 from gems_runtime import LibEntry, device, libtuner, settings, stats
+from gems_runtime.target import compiling_for
 from tools.fake_cuda import FakeCuda
 
 X = torch.zeros(256)
@@ -190,3 +191,20 @@ def test_compilations_and_misses_are_counted() -> None:
     entry.clear()
     entry[(1,)](X, 17, BLOCK=2048, ROWS=1)
     assert stats.snapshot()["load"] == 1
+
+
+def test_a_config_chosen_for_one_target_is_not_taken_for_another() -> None:
+    """A tile that fits one device's shared memory need not fit the next one's."""
+    chosen = []
+
+    def fitting(configs: list[triton.Config], named: dict[str, object], **kwargs: object) -> list[triton.Config]:
+        return configs[::-1] if device.identity().arch.startswith("hip") else configs
+
+    configs = [triton.Config({"BLOCK": 64}), triton.Config({"BLOCK": 128})]
+    entry = autotuned(configs, prune_configs_by={"early_config_prune": fitting})
+    for target in ("cuda:90", "hip:gfx942"):
+        with compiling_for(target):
+            x = torch.empty(1024, device="meta")
+            entry[(16,)](x, 1024)
+            chosen.append(entry.best_config.kwargs["BLOCK"])
+    assert chosen == [64, 128]
