@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 import torch
 import triton
 
+from gems_runtime.errors import NoDevice
+
 
 @dataclass(frozen=True)
 class DeviceIdentity:
@@ -35,10 +37,18 @@ def has_gpu() -> bool:
 
 
 def torch_device() -> torch.device:
-    """The device whose tensors kernels take now: the CPU when interpreted, else what Triton's driver says."""
+    """The device whose tensors kernels take now: the CPU when interpreted, else what Triton's driver says.
+
+    Raises NoDevice where there is neither.
+    """
     if interpreted():
         return torch.device("cpu")
-    return torch.device(triton.runtime.driver.active.get_active_torch_device())
+    try:
+        driver = triton.runtime.driver.active
+    except RuntimeError as error:
+        hint = "to run kernels on the CPU, set TRITON_INTERPRET=1 before Python starts"
+        raise NoDevice(f"Triton found no GPU ({error}); {hint}") from None
+    return torch.device(driver.get_active_torch_device())
 
 
 def dispatch_key() -> str:

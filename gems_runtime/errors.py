@@ -23,3 +23,7 @@ class NoValidConfig(GemsError):
 
 class UnsupportedOperator(GemsError):
     """An overload that must not be overridden, for example one that ATen decomposes before the backend."""
+
+
+class NoDevice(GemsError, RuntimeError):
+    """There is nothing to run kernels on: no GPU that Triton has a driver for, and its interpreter is off."""

@@ -184,3 +184,10 @@ def test_documented_gems_cache_lines_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", ["quickstart", "test", "setup", "bench", "compile_all", "gpu_check", "docs", "python"])
 def test_commands_are_executable(command: str) -> None:
     assert os.access(ROOT / "tools" / command, os.X_OK)
+
+
+def test_switching_on_with_nothing_to_run_kernels_on_says_so() -> None:
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"CUDA_VISIBLE_DEVICES": ""}
+    code = "import flag_gems; flag_gems.enable()"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and "set TRITON_INTERPRET=1" in done.stderr.splitlines()[-1]
