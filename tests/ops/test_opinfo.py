@@ -27,7 +27,7 @@ from gems_runtime import device
 
 ON_GPU = torch.cuda.is_available()
 # The interpreter takes about 14 ms a launch. Extremal and strided samples come last, so few samples are taken evenly.
-SAMPLES = int(os.environ.get("OPINFO_SAMPLES", 1000 if ON_GPU else 12))
+SAMPLES = int(os.environ.get("OPINFO_SAMPLES", 1000 if ON_GPU else 30))
 FORMS_SAMPLES = 12 if ON_GPU else 4  # of which in-place and out= are tried
 ERRORS = (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError)
 
