@@ -132,7 +132,7 @@ def test_an_unwritable_store_is_refused(tmp_path: Path, no_gpu: None, capsys: py
     name = load(tmp_path).__name__
     with settings.override(cache_dir=tmp_path / "file" / "gems"):
         code, out, err = run(capsys, "warm", f"{name}:kernel", "--args", ARGS, "--grid", GRID)
-    assert code == 2 and out == "" and "cannot be written" in err and err.count("\n") == 1
+    assert code == 3 and out == "" and "cannot be written" in err and err.count("\n") == 1
 
 
 def test_an_unwritable_cache_of_compiled_kernels_is_refused(
@@ -141,7 +141,7 @@ def test_an_unwritable_cache_of_compiled_kernels_is_refused(
     with triton.knobs.cache.scope():
         triton.knobs.cache.dir = "/proc/triton"
         code, out, err = run(capsys, "warm", "add", "--shape", "1")
-    assert code == 2 and "Triton's cache /proc/triton cannot be written" in err
+    assert code == 3 and "Triton's cache /proc/triton cannot be written" in err
     assert not own_store.exists()
 
 

@@ -1,0 +1,13 @@
+"""Every verb, in the order in which help lists them."""
+
+from __future__ import annotations
+
+from gems_runtime.cli import ls, show, status, warm
+from gems_runtime.cli.parser import Verb
+
+VERBS: tuple[Verb, ...] = (
+    warm.VERB,
+    status.VERB,
+    ls.VERB,
+    show.VERB,
+)
