@@ -232,6 +232,12 @@ def _row(case: Case, times: dict[str, list[float]]) -> dict[str, object]:
     return row
 
 
+@contextlib.contextmanager
+def _silent_driver() -> Iterator[None]:
+    with fake_cuda.active() as fake, fake.unrecorded():
+        yield
+
+
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="tools/bench launch", description=__doc__)
     parser.add_argument("--json", metavar="FILE", help="write the rows there")
@@ -243,7 +249,7 @@ def main(argv: list[str]) -> int:
     rows = []
     random.seed(0)
     gc.disable()
-    driver = contextlib.nullcontext() if has_gpu else fake_cuda.active()
+    driver = contextlib.nullcontext() if has_gpu else _silent_driver()
     with tempfile.TemporaryDirectory() as folder, driver, settings.override(store=False):
         for case in cases(Path(folder)):
             print(f"{case.name} ...", file=sys.stderr, flush=True)

@@ -46,8 +46,7 @@ def with_builtin_names(type, len):
 def plain(fake_cuda: FakeCuda) -> LibEntry:
     """A fresh entry that has launched once with two aligned tensors, n=17, m=32, BLOCK=64."""
     entry = LibEntry(zoo.plain)
-    fake_cuda.record([])
-    fake_cuda.record_kernel(entry[(1,)](X, X, 17, 32, BLOCK=64))
+    entry[(1,)](X, X, 17, 32, BLOCK=64)
     return entry
 
 
@@ -169,7 +168,6 @@ def test_odd_arguments_are_left_to_stock_triton(plain: LibEntry, odd: object) ->
 
 
 def test_a_tensor_elsewhere_is_left_to_stock_triton(plain: LibEntry, fake_cuda: FakeCuda) -> None:
-    fake_cuda.record([])
     plain[(1,)](X, torch.zeros(4, device="meta"), 17, 32, BLOCK=64)
     assert tiers(plain) == (0, 1, 1)
 
@@ -196,7 +194,6 @@ def test_wrong_calls_raise_as_stock_triton_does(plain: LibEntry, args: tuple, kw
 
 
 def test_a_changed_module_constant_raises(fake_cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_cuda.record([])
     entry = LibEntry(with_global)
     for _ in range(3):
         entry[(1,)](X)
@@ -243,8 +240,7 @@ def test_a_callable_grid_is_asked_again_when_an_input_changes(plain: LibEntry, f
 
 def test_a_callable_grid_may_read_what_is_in_no_key(fake_cuda: FakeCuda) -> None:
     entry = LibEntry(zoo.optional)
-    fake_cuda.record([])
-    fake_cuda.record_kernel(entry[(1,)](X, None, 3.0))
+    entry[(1,)](X, None, 3.0)
     for scale in (3.0, 4.0, 3.0):
         entry[lambda meta: (int(meta["scale"]),)](X, None, scale)
         assert fake_cuda.last().grid[0] == scale
@@ -266,8 +262,7 @@ def test_the_current_stream_is_asked_at_each_launch(fake_cuda: FakeCuda) -> None
     stream = 0
     triton.runtime.driver.active.get_current_stream = lambda device: stream
     entry = LibEntry(zoo.plain)
-    fake_cuda.record([])
-    fake_cuda.record_kernel(entry[(1,)](X, X, 17, 32, BLOCK=64))
+    entry[(1,)](X, X, 17, 32, BLOCK=64)
     for stream in (5, 9):
         entry[(1,)](X, X, 17, 32, BLOCK=64)
         assert fake_cuda.last().stream == stream
@@ -300,7 +295,6 @@ def test_a_hook_may_launch_the_same_kernel(fake_cuda: FakeCuda) -> None:
             depth.append(1)
             entry[(1,)](X, X, 33, 33, BLOCK=16)
 
-    fake_cuda.record([])
     triton.knobs.runtime.launch_enter_hook.add(hook)
     try:
         before = fake_cuda.launch_count
@@ -312,7 +306,6 @@ def test_a_hook_may_launch_the_same_kernel(fake_cuda: FakeCuda) -> None:
 
 def test_threads_share_one_table(fake_cuda: FakeCuda) -> None:
     entry, failures = LibEntry(zoo.plain), []
-    fake_cuda.record([])
 
     def work(seed: int) -> None:
         for i in range(300):
@@ -357,7 +350,6 @@ def test_no_entry_keeps_a_tensor_alive(fake_cuda: FakeCuda) -> None:
     import weakref
 
     entry, tensor = LibEntry(zoo.plain), torch.zeros(16)
-    fake_cuda.record([])
     for _ in range(2):
         entry[lambda meta: (meta["n"],)](tensor, tensor, 17, 32, BLOCK=64)
     gone = weakref.ref(tensor)
@@ -367,7 +359,6 @@ def test_no_entry_keeps_a_tensor_alive(fake_cuda: FakeCuda) -> None:
 
 def test_a_kept_launcher_stays_right_as_the_kernel_learns(fake_cuda: FakeCuda) -> None:
     entry = LibEntry(zoo.plain)
-    fake_cuda.record([])
     first = entry[(1,)]
     first(X, X, 17, 32, BLOCK=64)
     second = entry[(1,)]
@@ -413,7 +404,6 @@ def test_warmup_compiles_without_launching(fake_cuda: FakeCuda) -> None:
 def test_a_driver_that_only_compiles_is_left_to_stock_triton(fake_cuda: FakeCuda) -> None:
     triton.runtime.driver.active.compile_only = True
     entry = LibEntry(zoo.plain)
-    fake_cuda.record([])
     for _ in range(2):
         entry[(1,)](X, X, 17, 32, BLOCK=64)
     assert tiers(entry) == (0, 2, 0)

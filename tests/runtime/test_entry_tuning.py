@@ -21,7 +21,6 @@ X = torch.zeros(256)
 @pytest.fixture(autouse=True)
 def _recording(fake_cuda: FakeCuda, tmp_path: Path) -> Iterator[None]:
     """Each test has a store of its own, and no launch of another kernel is copied."""
-    fake_cuda.record([])
     with settings.override(cache_dir=tmp_path, store=False):
         yield
 

@@ -38,8 +38,7 @@ def _native() -> Iterator[None]:
 def plain(fake_cuda: FakeCuda) -> LibEntry:
     """A fresh entry that has launched once with two aligned tensors, n=17, m=32, BLOCK=64."""
     entry = LibEntry(zoo.plain)
-    fake_cuda.record([])
-    fake_cuda.record_kernel(entry[(1,)](X, X, 17, 32, BLOCK=64))
+    entry[(1,)](X, X, 17, 32, BLOCK=64)
     return entry
 
 
@@ -82,7 +81,6 @@ def test_launch_attributes(fake_cuda: FakeCuda, options: dict[str, object]) -> N
 
 def test_integers_of_a_few_bits_are_not_taken_for_bytes(fake_cuda: FakeCuda) -> None:
     entry = LibEntry(zoo.plain)
-    fake_cuda.record([])
     few = torch.empty(64, dtype=torch.int4)
     for _ in range(2):
         entry[(1,)](X.view(torch.int8), X, 17, 32, BLOCK=64)
@@ -162,9 +160,7 @@ def test_a_grid_may_launch_and_learn(plain: LibEntry, fake_cuda: FakeCuda) -> No
         return (9,)
 
     for depth in ([], [1], [1], []):
-        fake_cuda.record([])
         kernel = plain[grid](X, X, 17, 32, BLOCK=64)
-        fake_cuda.record_kernel(kernel)
         plain[grid](X, X, 17, 32, BLOCK=64)
         assert (fake_cuda.last().grid[0], fake_cuda.last().function) == (9, kernel.function)
 
@@ -180,8 +176,7 @@ def test_keywords_of_every_origin(plain: LibEntry, fake_cuda: FakeCuda) -> None:
 
 def test_a_default_and_its_value_given_are_both_served(fake_cuda: FakeCuda) -> None:
     entry = LibEntry(zoo.optional)
-    fake_cuda.record([])
-    fake_cuda.record_kernel(entry[(1,)](X, None))
+    entry[(1,)](X, None)
     for kwargs in ({}, {"scale": 2.5}, {"MODE": "a"}, {"WIDE": None}):
         for _ in range(3):
             entry[(1,)](X, None, **kwargs)
@@ -191,7 +186,6 @@ def test_a_default_and_its_value_given_are_both_served(fake_cuda: FakeCuda) -> N
 
 def test_threads_put_their_own_arguments_to_the_driver(fake_cuda: FakeCuda) -> None:
     entry, failures = LibEntry(zoo.plain), []
-    fake_cuda.record([])
 
     def work(seed: int) -> None:
         for i in range(2000):
@@ -216,7 +210,6 @@ def _halved(x_ptr, n, EVEN: tl.constexpr):
 
 def test_memory_is_flat_over_many_launches_and_keys(fake_cuda: FakeCuda) -> None:
     entry = LibEntry(triton.heuristics({"EVEN": lambda args: args["n"] % 2 == 0})(_halved))
-    fake_cuda.record([])
     launch = entry[lambda meta: (meta["n"],)]
     for _ in range(2):
         for n in range(2, 1002):
@@ -254,7 +247,6 @@ def test_what_the_python_path_must_see_each_time_is_not_asked_about_each_time(
 
 def test_entries_and_kernels_are_collected_with_their_libentry(fake_cuda: FakeCuda) -> None:
     entry = LibEntry(zoo.plain)
-    fake_cuda.record([])
     for _ in range(3):
         entry[(1,)](X, X, 17, 32, BLOCK=64)
     kept = entry[(1,)]
@@ -268,7 +260,6 @@ def test_the_module_is_off_where_it_is_not_wanted(fake_cuda: FakeCuda) -> None:
     with settings.override(native=settings.Native.OFF):
         assert not native_status().serves and "GEMS_NATIVE" in native_status().reason
         entry = LibEntry(zoo.plain)
-        fake_cuda.record([])
         for _ in range(3):
             entry[(1,)](X, X, 17, 32, BLOCK=64)
     assert (entry.stats()["N"], entry.stats()["P"]) == (0, 2)
@@ -285,7 +276,6 @@ def test_a_failed_self_test_is_one_warning_and_launches_from_python(
     fake_cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(loading, "fault_of", lambda module: "grid is wrong")
-    fake_cuda.record([])
     for kernel in (zoo.plain, zoo.optional):
         entry = LibEntry(kernel)
         for _ in range(3):

@@ -45,7 +45,6 @@ CALLS: dict[str, Callable[[], object]] = {
 @pytest.fixture
 def enabled(fake_cuda: FakeCuda) -> Iterator[FakeCuda]:
     """Operators on, untuned, for CPU tensors, which the stand-in driver takes."""
-    fake_cuda.record([])
     with settings.override(tune=settings.Mode.OFF), torch.no_grad(), flag_gems.use_gems():
         yield fake_cuda
 

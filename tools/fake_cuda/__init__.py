@@ -12,7 +12,7 @@ import hashlib
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,13 +20,9 @@ from pathlib import Path
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
-from triton.compiler import CompiledKernel
 
 _SOURCE = Path(__file__).with_name("fake_cuda.c")
-_MAX_PARAMS = 128
-_WIDTHS = {"i1": 1, "u1": 1, "i8": 1, "u8": 1, "i16": 2, "u16": 2, "fp16": 2, "bf16": 2, "i32": 4, "u32": 4, "fp32": 4}
-# Triton passes two scratch pointers after the kernel's own arguments.
-_SCRATCH = [8, 8]
+_MAX_PARAMS, _MAX_BYTES, _MAX_ATTRIBUTES = 256, 4096, 6
 
 
 class _Launch(ctypes.Structure):
@@ -37,8 +33,10 @@ class _Launch(ctypes.Structure):
         ("block", ctypes.c_uint32 * 3),
         ("shared", ctypes.c_uint32),
         ("attribute_count", ctypes.c_uint32),
-        ("attributes", ctypes.c_uint32 * 4 * 4),
-        ("params", ctypes.c_uint64 * _MAX_PARAMS),
+        ("attributes", ctypes.c_uint32 * 4 * _MAX_ATTRIBUTES),
+        ("param_count", ctypes.c_uint32),
+        ("sizes", ctypes.c_uint16 * _MAX_PARAMS),
+        ("params", ctypes.c_uint8 * _MAX_BYTES),
     ]
 
 
@@ -52,7 +50,7 @@ class Launch:
     block: tuple[int, ...]
     shared: int
     attributes: tuple[tuple[int, ...], ...]  # id and first words of the value
-    params: tuple[int, ...]
+    params: tuple[int | bytes, ...]  # scalars and pointers as unsigned numbers, tensor maps as bytes
 
 
 @cache
@@ -71,13 +69,16 @@ def library_path() -> Path:
 
 
 class FakeCuda:
-    """The stand-in library: counts launches and copies out the last one."""
+    """The stand-in library: counts launches and knows each thread's last one."""
 
     def __init__(self) -> None:
-        self.library = ctypes.CDLL(str(library_path()), mode=ctypes.RTLD_GLOBAL)
-        self.library.fake_launch_count.restype = ctypes.c_uint64
-        self.library.fake_pointer_queries.restype = ctypes.c_uint64
-        self._widths: list[int] = []
+        # PyDLL holds the GIL, so that asking between launches does not make threads take turns.
+        self.library = ctypes.PyDLL(str(library_path()), mode=ctypes.RTLD_GLOBAL)
+        for name in ("fake_launch_count", "fake_pointer_queries", "fake_map_count", "fake_last_param"):
+            getattr(self.library, name).restype = ctypes.c_uint64
+        self.library.fake_last.restype = ctypes.POINTER(_Launch)
+        self.last_param: Callable[[int], int] = self.library.fake_last_param
+        self.library.fake_record(True)
 
     @property
     def launch_count(self) -> int:
@@ -88,31 +89,37 @@ class FakeCuda:
         """How often a launcher asked the driver about a pointer; integer pointers need no question."""
         return self.library.fake_pointer_queries()
 
-    def record(self, widths: Sequence[int]) -> None:
-        """Copy this many bytes of each parameter of the next launches; no widths, no copy."""
-        self._widths = list(widths)
-        self.library.fake_record((ctypes.c_int * len(widths))(*widths), len(widths))
+    @property
+    def map_count(self) -> int:
+        """How many tensor maps were made."""
+        return self.library.fake_map_count()
 
-    def record_kernel(self, kernel: CompiledKernel) -> None:
-        """Copy all parameters of launches of this kernel."""
-        self.record(param_widths(kernel))
+    @contextlib.contextmanager
+    def unrecorded(self) -> Iterator[None]:
+        """Launches are only counted inside, which is the least a driver can do."""
+        self.library.fake_record(False)
+        try:
+            yield
+        finally:
+            self.library.fake_record(True)
 
     def last(self) -> Launch:
-        raw = _Launch()
-        self.library.fake_last(ctypes.byref(raw))
-        params = tuple(raw.params[: len(self._widths)])
+        """This thread's last launch, with the parameters that the kernel's code says it has."""
+        raw = self.library.fake_last().contents
         attributes = tuple(tuple(words) for words in raw.attributes[: raw.attribute_count])
-        return Launch(raw.function, raw.stream, tuple(raw.grid), tuple(raw.block), raw.shared, attributes, params)
+        return Launch(raw.function, raw.stream, tuple(raw.grid), tuple(raw.block), raw.shared, attributes, tuple(_params(raw)))
 
     def fail_next(self, code: int) -> None:
         """Make the next launch return this error code."""
         self.library.fake_fail_next(code)
 
 
-def param_widths(kernel: CompiledKernel) -> list[int]:
-    """Bytes of each parameter that the kernel's launcher passes."""
-    types = [ty for ty in kernel.src.signature.values() if ty != "constexpr"]
-    return [8 if ty.startswith("*") else _WIDTHS.get(ty, 8) for ty in types] + _SCRATCH
+def _params(raw: _Launch) -> Iterator[int | bytes]:
+    data, at = bytes(raw.params), 0
+    for size in raw.sizes[: raw.param_count]:
+        value = data[at : at + size]
+        yield int.from_bytes(value, "little") if size <= 8 else value
+        at += size
 
 
 @cache

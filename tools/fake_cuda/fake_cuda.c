@@ -1,57 +1,192 @@
-// A stand-in for libcuda.so.1 that launches nothing: it counts launches and keeps a copy of the last one.
+// A stand-in for libcuda.so.1 that launches nothing: it counts launches and keeps a copy of each thread's last one.
 // What Triton's driver asks about a device is answered as an H100 would.
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define EXPORT __attribute__((visibility("default")))
-#define MAX_PARAMS 128
+#define MAX_PARAMS 256
+#define MAX_BYTES 4096
+#define MAX_ATTRIBUTES 6
 typedef int Result;
+enum { OK = 0, INVALID_VALUE = 1, INVALID_IMAGE = 200, INVALID_HANDLE = 400, NOT_FOUND = 500 };
 
-static int context, module;
-static uintptr_t next_function = 4096;
+static int context;
+
+// ---- Modules and functions. A real driver takes the parameters' sizes from the code, and so does this one.
+
+typedef struct Module Module;
+// Never freed, so that no two functions of a process have one address.
+typedef struct { const Module *module; int count; uint16_t offsets[MAX_PARAMS], sizes[MAX_PARAMS]; } Function;
+struct Module { int unloaded; uint8_t *image; };
+
+// The headers of a 64-bit ELF file, as far as they are used.
+typedef struct { uint32_t name, type; uint64_t flags, address, offset, size; uint32_t link, info; uint64_t align, entry; } Section;
+
+static const Section *sections(const uint8_t *image, int *count, const char **names) {
+    uint64_t at;
+    uint16_t n, named_by;
+    memcpy(&at, image + 40, 8);
+    memcpy(&n, image + 60, 2);
+    memcpy(&named_by, image + 62, 2);
+    const Section *all = (const Section *)(image + at);
+    *count = n, *names = (const char *)image + all[named_by].offset;
+    return all;
+}
+
+static uint64_t image_size(const uint8_t *image) {
+    int n;
+    const char *names;
+    const Section *all = sections(image, &n, &names);
+    uint64_t end = (uint64_t)((const uint8_t *)(all + n) - image);
+    for (int i = 0; i < n; i++)
+        if (all[i].type != 8 && all[i].offset + all[i].size > end) end = all[i].offset + all[i].size;
+    return end;
+}
+
+// EIATTR_KPARAM_INFO: one record per parameter, of index, ordinal, offset, and the size from bit 18 of the last word on.
+static void read_params(Function *function, const uint8_t *at, const uint8_t *end) {
+    while (at + 4 <= end) {
+        uint16_t size;
+        memcpy(&size, at + 2, 2);
+        if (at[0] == 4 && at[1] == 0x17) {
+            uint16_t ordinal, offset;
+            uint32_t word;
+            memcpy(&ordinal, at + 8, 2);
+            memcpy(&offset, at + 10, 2);
+            memcpy(&word, at + 12, 4);
+            if (ordinal < MAX_PARAMS && offset + (word >> 18) <= MAX_BYTES) {
+                function->offsets[ordinal] = offset, function->sizes[ordinal] = (uint16_t)(word >> 18);
+                if (ordinal >= function->count) function->count = ordinal + 1;
+            }
+        }
+        at += at[0] == 4 ? 4 + size : 4;
+    }
+}
+
+EXPORT Result cuModuleLoadData(void **out, const void *image) {
+    if (memcmp(image, "\x7f" "ELF", 4)) return INVALID_IMAGE;
+    Module *module = calloc(1, sizeof *module);
+    uint64_t size = image_size(image);
+    module->image = malloc(size);
+    memcpy(module->image, image, size);
+    *out = module;
+    return OK;
+}
+
+EXPORT Result cuModuleUnload(void *m) {
+    ((Module *)m)->unloaded = 1;
+    return OK;
+}
+
+EXPORT Result cuModuleGetFunction(void **out, void *m, const char *name) {
+    Module *module = m;
+    int n;
+    const char *names;
+    const Section *all = sections(module->image, &n, &names);
+    for (int i = 0; i < n; i++) {
+        const char *found = names + all[i].name;
+        if (strncmp(found, ".nv.info.", 9) || strcmp(found + 9, name)) continue;
+        Function *function = calloc(1, sizeof *function);
+        function->module = module;
+        read_params(function, module->image + all[i].offset, module->image + all[i].offset + all[i].size);
+        *out = function;
+        return OK;
+    }
+    return NOT_FOUND;
+}
+
+// ---- Launches
 
 // The head of CUlaunchConfig; its layout is part of the driver's ABI.
 typedef struct { uint32_t id, pad, value[16]; } Attribute;
 typedef struct { uint32_t grid[3], block[3], shared; void *stream; Attribute *attributes; uint32_t attribute_count; } Config;
-// Of each attribute the id and the three words that a cluster's size takes.
-typedef struct { uint64_t function, stream; uint32_t grid[3], block[3], shared, attribute_count, attributes[4][4]; uint64_t params[MAX_PARAMS]; } Launch;
+// Of each attribute the id and the three words that a cluster's size takes. The parameters' bytes lie one after another.
+typedef struct {
+    uint64_t function, stream;
+    uint32_t grid[3], block[3], shared, attribute_count, attributes[MAX_ATTRIBUTES][4], param_count;
+    uint16_t sizes[MAX_PARAMS];
+    uint8_t params[MAX_BYTES];
+} Launch;
 
-static uint64_t launch_count, pointer_queries;
-static Launch last;
-// Bytes of each parameter of the next launches: reading past the last parameter would crash.
-static int widths[MAX_PARAMS], width_count;
+static uint64_t launch_count, pointer_queries, map_count;
+static __thread Launch last;
+static int recording = 1;
 static Result next_result;
 
-EXPORT uint64_t fake_launch_count(void) { return launch_count; }
+EXPORT uint64_t fake_launch_count(void) { return __atomic_load_n(&launch_count, __ATOMIC_RELAXED); }
 EXPORT uint64_t fake_pointer_queries(void) { return pointer_queries; }
-EXPORT void fake_last(Launch *out) { *out = last; }
-EXPORT void fake_record(const int *w, int n) { memcpy(widths, w, n * sizeof *w); width_count = n; }
+EXPORT uint64_t fake_map_count(void) { return map_count; }
+EXPORT const Launch *fake_last(void) { return &last; }
+EXPORT void fake_record(int on) { recording = on; }
 EXPORT void fake_fail_next(Result r) { next_result = r; }
+// The parameter's first eight bytes, for tests that ask after each of very many launches.
+EXPORT uint64_t fake_last_param(int i) {
+    uint64_t value = 0, at = 0;
+    for (int k = 0; k < i; k++) at += last.sizes[k];
+    memcpy(&value, last.params + at, last.sizes[i] < 8 ? last.sizes[i] : 8);
+    return value;
+}
 
-EXPORT Result cuLaunchKernelEx(const Config *config, void *function, void **params, void **extra) {
-    launch_count++;
-    if (next_result) { Result r = next_result; next_result = 0; return r; }
-    if (width_count == 0) return 0;
-    memset(&last, 0, sizeof last);
+EXPORT Result cuLaunchKernelEx(const Config *config, void *f, void **params, void **extra) {
+    __atomic_add_fetch(&launch_count, 1, __ATOMIC_RELAXED);
+    if (next_result) { Result r = next_result; next_result = OK; return r; }
+    if (!recording) return OK;
+    const Function *function = f;
+    if (function->module->unloaded) return INVALID_HANDLE;
     last.function = (uint64_t)function;
     last.stream = (uint64_t)config->stream;
     memcpy(last.grid, config->grid, sizeof last.grid);
     memcpy(last.block, config->block, sizeof last.block);
     last.shared = config->shared;
     last.attribute_count = config->attribute_count;
-    for (uint32_t i = 0; i < config->attribute_count && i < 4; i++) {
-        last.attributes[i][0] = config->attributes[i].id;
+    for (uint32_t i = 0; i < config->attribute_count && i < MAX_ATTRIBUTES; i++) {
+        uint32_t id = config->attributes[i].id;
+        memset(last.attributes[i], 0, sizeof last.attributes[i]);
+        last.attributes[i][0] = id;
         // The launcher leaves what an attribute does not use as it was.
-        memcpy(&last.attributes[i][1], config->attributes[i].value, last.attributes[i][0] == 4 ? 12 : 4);
+        memcpy(&last.attributes[i][1], config->attributes[i].value, id == 4 ? 12 : 4);
     }
-    for (int i = 0; i < width_count; i++) memcpy(&last.params[i], params[i], widths[i]);
-    return 0;
+    last.param_count = function->count;
+    uint8_t *to = last.params;
+    for (int i = 0; i < function->count; to += function->sizes[i], i++) {
+        last.sizes[i] = function->sizes[i];
+        memcpy(to, params[i], function->sizes[i]);
+    }
+    return OK;
 }
 
-EXPORT Result cuInit(unsigned flags) { return 0; }
-EXPORT Result cuDriverGetVersion(int *out) { *out = 13000; return 0; }
-EXPORT Result cuDeviceGetCount(int *out) { *out = 1; return 0; }
-EXPORT Result cuDeviceGet(int *out, int ordinal) { *out = ordinal; return 0; }
+// ---- Tensor maps: what a map was made from stands in it, so that two maps are equal if they describe the same thing.
+
+typedef struct {
+    uint64_t address, extents[5], strides[4];
+    uint32_t box[5];
+    uint8_t steps[5], dtype, rank, interleave, swizzle, l2, fill;
+} TensorMap;
+_Static_assert(sizeof(TensorMap) <= 128, "a CUtensorMap has 128 bytes");
+
+EXPORT Result cuTensorMapEncodeTiled(void *out, int dtype, uint32_t rank, void *address, const uint64_t *extents, const uint64_t *strides,
+                                     const uint32_t *box, const uint32_t *steps, int interleave, int swizzle, int l2, int fill) {
+    map_count++;
+    TensorMap map = {.address = (uint64_t)address, .dtype = dtype, .rank = rank, .interleave = interleave, .swizzle = swizzle, .l2 = l2, .fill = fill};
+    if (map.address % 16 || rank < 1 || rank > 5) return INVALID_VALUE;
+    for (uint32_t i = 0; i < rank; i++) {
+        map.extents[i] = extents[i], map.box[i] = box[i], map.steps[i] = (uint8_t)steps[i];
+        if (!extents[i] || extents[i] > 1ull << 32 || !box[i] || box[i] > 256) return INVALID_VALUE;
+        if (i + 1 < rank && (map.strides[i] = strides[i]) % 16) return INVALID_VALUE;
+    }
+    memset(out, 0, 128);
+    memcpy(out, &map, sizeof map);
+    return OK;
+}
+EXPORT Result cuTensorMapEncodeIm2col(void *map, ...) { memset(map, 0, 128); return OK; }
+
+// ---- What is asked about the device
+
+EXPORT Result cuInit(unsigned flags) { return OK; }
+EXPORT Result cuDriverGetVersion(int *out) { *out = 13000; return OK; }
+EXPORT Result cuDeviceGetCount(int *out) { *out = 1; return OK; }
+EXPORT Result cuDeviceGet(int *out, int ordinal) { *out = ordinal; return OK; }
 EXPORT Result cuDeviceGetAttribute(int *out, int attribute, int device) {
     switch (attribute) {
     case 75: *out = 9; break;       // compute capability, major
@@ -60,26 +195,21 @@ EXPORT Result cuDeviceGetAttribute(int *out, int attribute, int device) {
     case 81: *out = 233472; break;  // shared memory per multiprocessor
     default: *out = 1024;
     }
-    return 0;
+    return OK;
 }
-EXPORT Result cuCtxGetCurrent(void **out) { *out = &context; return 0; }
-EXPORT Result cuCtxSetCurrent(void *c) { return 0; }
-EXPORT Result cuCtxGetDevice(int *out) { *out = 0; return 0; }
-EXPORT Result cuDevicePrimaryCtxRetain(void **out, int device) { *out = &context; return 0; }
-EXPORT Result cuCtxSetLimit(int limit, size_t value) { return 0; }
-EXPORT Result cuCtxGetLimit(size_t *out, int limit) { *out = 0; return 0; }
-EXPORT Result cuGetErrorString(Result r, const char **out) { *out = "fake driver error"; return 0; }
-EXPORT Result cuModuleLoadData(void **out, const void *image) { *out = &module; return 0; }
-EXPORT Result cuModuleUnload(void *m) { return 0; }
-EXPORT Result cuModuleGetFunction(void **out, void *m, const char *name) { next_function += 64; *out = (void *)next_function; return 0; }
-EXPORT Result cuFuncGetAttribute(int *out, int attribute, void *f) { *out = attribute == 0 ? 1024 : 0; return 0; }
-EXPORT Result cuFuncSetAttribute(void *f, int attribute, int value) { return 0; }
-EXPORT Result cuFuncSetCacheConfig(void *f, int config) { return 0; }
-EXPORT Result cuOccupancyMaxActiveClusters(int *out, void *f, const void *config) { *out = 1; return 0; }
-EXPORT Result cuTensorMapEncodeTiled(void *map, ...) { memset(map, 0, 128); return 0; }
-EXPORT Result cuTensorMapEncodeIm2col(void *map, ...) { memset(map, 0, 128); return 0; }
-EXPORT Result cuStreamIsCapturing(void *stream, int *out) { *out = 0; return 0; }
-EXPORT Result cuPointerGetAttribute(void *out, int attribute, uint64_t p) { pointer_queries++; *(uint64_t *)out = p; return 0; }
-EXPORT Result cuPointerGetAttributes(unsigned n, void *a, void **out, uint64_t p) { return 0; }
-EXPORT Result cuGetProcAddress(const char *name, void **out, int version, uint64_t flags) { *out = 0; return 500; }
-EXPORT Result cuGetProcAddress_v2(const char *name, void **out, int v, uint64_t flags, void *status) { *out = 0; return 500; }
+EXPORT Result cuCtxGetCurrent(void **out) { *out = &context; return OK; }
+EXPORT Result cuCtxSetCurrent(void *c) { return OK; }
+EXPORT Result cuCtxGetDevice(int *out) { *out = 0; return OK; }
+EXPORT Result cuDevicePrimaryCtxRetain(void **out, int device) { *out = &context; return OK; }
+EXPORT Result cuCtxSetLimit(int limit, size_t value) { return OK; }
+EXPORT Result cuCtxGetLimit(size_t *out, int limit) { *out = 0; return OK; }
+EXPORT Result cuGetErrorString(Result r, const char **out) { *out = "fake driver error"; return OK; }
+EXPORT Result cuFuncGetAttribute(int *out, int attribute, void *f) { *out = attribute == 0 ? 1024 : 0; return OK; }
+EXPORT Result cuFuncSetAttribute(void *f, int attribute, int value) { return OK; }
+EXPORT Result cuFuncSetCacheConfig(void *f, int config) { return OK; }
+EXPORT Result cuOccupancyMaxActiveClusters(int *out, void *f, const void *config) { *out = 1; return OK; }
+EXPORT Result cuStreamIsCapturing(void *stream, int *out) { *out = 0; return OK; }
+EXPORT Result cuPointerGetAttribute(void *out, int attribute, uint64_t p) { pointer_queries++; *(uint64_t *)out = p; return OK; }
+EXPORT Result cuPointerGetAttributes(unsigned n, void *a, void **out, uint64_t p) { return OK; }
+EXPORT Result cuGetProcAddress(const char *name, void **out, int version, uint64_t flags) { *out = 0; return NOT_FOUND; }
+EXPORT Result cuGetProcAddress_v2(const char *name, void **out, int v, uint64_t flags, void *status) { *out = 0; return NOT_FOUND; }
