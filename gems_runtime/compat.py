@@ -6,7 +6,11 @@ takes the slower path that works everywhere.
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
 
 import torch
 import triton
@@ -14,39 +18,114 @@ import triton.language as tl
 from triton.compiler import CompiledKernel
 from triton.runtime.jit import JITFunction
 
-# What CudaLauncher.launch takes before the kernel's own arguments:
-# grid x y z, stream, function, cooperative, pdl, global scratch, profile scratch, packed metadata, launch metadata,
-# enter hook, exit hook. Triton 3.5 and 3.6; 3.7.1 moves the scratch pointers and packs the arguments in a tuple.
-_DIRECT_FORMAT = "iiiKKppOOOOOO"
+_log = logging.getLogger(__name__)
+# First release that nobody here has run. Only a cross-check: what a launcher takes is seen from the launcher itself.
+_UNTRIED = (3, 10)
+
+
+@dataclass(frozen=True)
+class LaunchForm:
+    """How a kernel's launcher is called: source text of each argument, the kernel's own where it says ARGUMENTS."""
+
+    parts: tuple[str, ...]
+    packs: bool  # the kernel's arguments come in one tuple
+
+    ARGUMENTS = "*"
+    # What an entry keeps for its calls, by the name the launch text gives it.
+    FIELDS = {
+        "_function": lambda kernel: kernel.function,
+        "_packed": lambda kernel: kernel.packed_metadata,
+        "_cooperative": lambda kernel: kernel.run.launch_cooperative_grid,
+        "_pdl": lambda kernel: kernel.run.launch_pdl,
+        "_annotations": lambda kernel: kernel.run.arg_annotations,
+        "_signature": lambda kernel: kernel.run.kernel_signature,
+        "_warp_size": lambda kernel: kernel.run.warp_size,
+    }
+    CALL = ("_g0", "_g1", "_g2", "_stream")
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return tuple(part for part in self.parts if part in self.FIELDS)
+
+    def text(self, arguments: list[str]) -> str:
+        """The call's arguments as source text."""
+        own = [f"({', '.join(arguments)}{',' * bool(arguments)})"] if self.packs else arguments
+        return ", ".join(piece for part in self.parts for piece in (own if part == self.ARGUMENTS else [part]))
+
+    def taken_apart(self, values: tuple[object, ...]) -> tuple[list[object], tuple[object, ...]]:
+        """Grid and stream, and the kernel's arguments, of a call made in this form."""
+        at = self.parts.index(self.ARGUMENTS)
+        own = values[at] if self.packs else values[at:]
+        return [values[self.parts.index(name)] for name in self.CALL], own
+
+
+# Takes the same as `CompiledKernel.run`: where there is no C launcher that we know.
+RUN_FORM = LaunchForm(("_g0", "_g1", "_g2", "_stream", "_function", "_packed", "None", "None", "None", "*"), packs=False)
+
+
+def launch_form() -> LaunchForm | None:
+    """The form of the active driver's C launcher; None, said once, if it is one that nobody here has seen."""
+    launcher = triton.runtime.driver.active.launcher_cls
+    return _form_of(launcher.__call__)
+
+
+@functools.cache
+def _form_of(call: Callable[..., None]) -> LaunchForm | None:
+    seen = _passed_on(call)
+    known = {*LaunchForm.FIELDS, *LaunchForm.CALL, "None", "_a", "_b", ("_a", "_b")}
+    packs = bool(seen) and seen[-1] == ("_a", "_b")
+    own = 1 if packs else 2
+    fits = seen is not None and set(seen) <= known and (packs or seen[-2:] == ("_a", "_b"))
+    if fits and release(triton.__version__) < _UNTRIED and set(LaunchForm.CALL) <= set(seen):
+        return LaunchForm((*seen[:-own], LaunchForm.ARGUMENTS), packs)
+    text = "Triton %s launches kernels in a way not known here; launches go through CompiledKernel.run, which is slower"
+    _log.warning(text, triton.__version__)
+    return None
+
+
+def _passed_on(call: Callable[..., None]) -> tuple[object, ...] | None:
+    """What a launcher's `__call__` gives the C function, each argument being its own name; None if it asks for more."""
+    seen: list[tuple[object, ...]] = []
+    stand_in = SimpleNamespace(
+        launch=lambda *values: seen.append(tuple("None" if value is None else value for value in values)),
+        num_ctas=1,
+        gsan_enabled=False,
+        launch_cooperative_grid="_cooperative",
+        launch_pdl="_pdl",
+        arg_annotations="_annotations",
+        kernel_signature="_signature",
+        warp_size="_warp_size",
+        **{f"{kind}_scratch_{what}": 0 for kind in ("global", "profile") for what in ("size", "align")},
+    )
+    try:
+        call(stand_in, *LaunchForm.CALL, "_function", "_packed", None, None, None, "_a", "_b")
+    except (AttributeError, TypeError, ValueError):
+        return None
+    return seen[0] if len(seen) == 1 else None
+
+
+def release(version: str) -> tuple[int, int]:
+    """(3, 6) of "3.6.0"."""
+    major, minor = version.split(".")[:2]
+    return int(major), int(minor)
 
 
 def takes_direct_launch(kernel: CompiledKernel) -> bool:
-    """True if `kernel.run.launch` is the C function described by `_DIRECT_FORMAT` and the kernel needs no scratch memory.
+    """True if `kernel.run.launch` is the C function that `launch_form` describes and gets nothing else from `run`.
 
-    Triton 3.7.1 and later answer False (its launcher has `arg_annotations`); ends when our own native launcher replaces
-    Triton's.
+    Scratch memory and the sanitizer's state are what `run` adds.
     """
     run = kernel.run
-    module = _launcher_module(run)
     return (
-        module is not None
-        and getattr(module, "_BASE_ARGS_FORMAT", None) == _DIRECT_FORMAT
-        and type(run) is module.CudaLauncher
+        type(run) is triton.runtime.driver.active.launcher_cls
+        and launch_form() is not None
         # A launcher of tensor descriptors is a Python function around the C one.
         and type(run.launch) is type(len)
-        and run.global_scratch_size == 0
-        and run.profile_scratch_size == 0
+        and not getattr(run, "global_scratch_size", 0)
+        and not run.profile_scratch_size
+        and not getattr(run, "gsan_enabled", False)  # since 3.8
         and len(kernel.packed_metadata) == 3
     )
-
-
-def _launcher_module(run: object) -> object | None:
-    backend = triton.backends.backends.get("nvidia")
-    if backend is None or type(run).__module__ != backend.driver.__module__:
-        return None
-    import triton.backends.nvidia.driver as module
-
-    return module
 
 
 def resolve(kernel: object) -> CompiledKernel | None:

@@ -286,7 +286,8 @@ class LibEntry(KernelInterface):
         # A NaN equals nothing, so an entry under it would never be found.
         if all(element == element for element in key):
             entry = Entry(kernel, tier, found.config, found.supplied, tuple(constants))
-            text.table[key] = entry.row(kernel.run.launch if tier == "P" else self._run_tier.bind(kernel))
+            form = text.shape.form
+            text.table[key] = entry.row(kernel.run.launch if tier == "P" else self._run_tier.bind(kernel, form), form)
         self._publish(text)
 
     def _shape_for(self, call: Call, found: Trace, used_globals: int) -> Shape | None:
@@ -322,6 +323,7 @@ class LibEntry(KernelInterface):
             has_devices=device.index_reader() is not None,
             tunes=bool(self._chain.autotuners()),
             has_pre_hooks=self._chain.has_pre_hooks(),
+            form=compat.launch_form() or compat.RUN_FORM,
         )
 
     def _write(self, shape: Shape, globals_: Values) -> Text:

@@ -31,12 +31,10 @@ class Entry:
     keep_alive: tuple[object, ...]  # constants keyed by identity
     grids: dict[tuple, Dims] = field(default_factory=dict)
 
-    def row(self, launch: Callable[..., object]) -> tuple[object, ...]:
+    def row(self, launch: Callable[..., object], form: compat.LaunchForm) -> tuple[object, ...]:
         """The table row, in the order the launch function unpacks it."""
-        run = self.kernel.run
-        cooperative, pdl = getattr(run, "launch_cooperative_grid", False), getattr(run, "launch_pdl", False)
-        metadata = self.kernel.packed_metadata
-        return launch, self.kernel.function, cooperative, pdl, metadata, self.kernel, self.grids, self
+        fields = [compat.LaunchForm.FIELDS[name](self.kernel) for name in form.fields]
+        return launch, *fields, self.kernel, self.grids, self
 
 
 class RunTier:
@@ -45,12 +43,12 @@ class RunTier:
     def __init__(self) -> None:
         self.hits = 0
 
-    def bind(self, kernel: CompiledKernel) -> Callable[..., None]:
+    def bind(self, kernel: CompiledKernel, form: compat.LaunchForm) -> Callable[..., None]:
         """A stand-in for the C launcher that runs this kernel."""
 
-        def launch(g0: int, g1: int, g2: int, stream: int, function: int, *rest: object) -> None:
-            # rest: cooperative, pdl, two scratch pointers, packed metadata, launch metadata, two hooks, arguments.
-            kernel.run(g0, g1, g2, stream, function, rest[4], None, None, None, *rest[8:])
+        def launch(*values: object) -> None:
+            where, arguments = form.taken_apart(values)
+            kernel.run(*where, kernel.function, kernel.packed_metadata, None, None, None, *arguments)
             self.hits += 1
 
         return launch

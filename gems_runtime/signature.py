@@ -8,12 +8,14 @@ guard; a call that fails a guard goes to the miss path, which writes a new text 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import NoneType
 
 import torch
 import triton.language as tl
 from triton.runtime.jit import JITFunction
+
+from gems_runtime import compat
 
 
 class _Unset:
@@ -125,6 +127,7 @@ class Shape:
     has_devices: bool = True  # False: the only device is 0
     tunes: bool = False  # an autotuner's best_config follows each launch
     has_pre_hooks: bool = False  # some config has a function to call before each launch
+    form: compat.LaunchForm = compat.RUN_FORM  # of the function in each table row
 
     def passed(self) -> list[tuple[Param, frozenset[str]]]:
         """The parameters that a caller may pass, with their kinds."""
@@ -179,15 +182,12 @@ def make({", ".join(self.bound_names())}):
         ):
             return _miss(_grid, {names})
         try:
-            {device}{body}_launch, _function, _cooperative, _pdl, _packed, _kernel, _grids, _entry = _table[{key}]
+            {device}{body}_launch, {"".join(field + ", " for field in shape.form.fields)}_kernel, _grids, _entry = _table[{key}]
         except KeyError:
             pass
         else:
             {self._before()}{self._grid()}
-            _launch(
-                _g0, _g1, _g2, _stream({"_device" if shape.has_devices else "0"}), _function, _cooperative, _pdl, None, None,
-                _packed, None, None, None{"".join(", " + a for a in self._arguments())}
-            )
+            _launch({self._call()})
             _hits += 1
             return _kernel
         return _miss(_grid, {names})
@@ -376,6 +376,10 @@ else:
         if param.supplied:
             return f'_entry.supplied["{param.name}"]'
         return f"_default_{param.name}" if kinds == {"U"} else param.name
+
+    def _call(self) -> str:
+        stream = f"_stream({'_device' if self.shape.has_devices else '0'})"
+        return replace(self.shape.form, parts=tuple(stream if p == "_stream" else p for p in self.shape.form.parts)).text(self._arguments())
 
     def _arguments(self) -> list[str]:
         """The kernel's arguments as the launcher takes them: pointers as integers, constants ignored."""

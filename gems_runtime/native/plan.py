@@ -20,6 +20,8 @@ CONSTANT, BY_VALUE, OPTIONAL = 1, 2, 4
 # DLPack's numbers.
 DEVICE_TYPES = {"cpu": 1, "cuda": 2}
 _MAX_SLOTS = 128
+# Above it Triton 3.8's launcher sets an attribute of its own.
+_MAX_SHARED = 228 * 1024
 # A cluster of 16 needs an attribute set on the function, which Triton's launcher does at each launch.
 _MAX_CLUSTER = 8
 
@@ -66,7 +68,7 @@ def launch_of(shape: Shape, record: Entry) -> tuple[object, ...] | bool:
     if record.tier != "P":
         return False
     warps, clusters, shared = kernel.packed_metadata
-    if clusters > _MAX_CLUSTER:
+    if clusters > _MAX_CLUSTER or shared > _MAX_SHARED:
         return False
     slots = {name: i for i, name in enumerate(slot_names(shape))}
     arguments = tuple((slots[name], ty) for name, ty in kernel.src.signature.items() if ty != "constexpr")

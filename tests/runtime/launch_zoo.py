@@ -26,16 +26,9 @@ def annotated(x_ptr, n, m, wide: tl.int64, half: tl.float16, double: tl.float64)
     pass
 
 
-def python_tier() -> str:
-    """The tier that serves what the native one leaves: P where Triton's C launcher has the form we know (3.6), else R."""
-    import triton.backends.nvidia.driver as module
-
-    return "P" if hasattr(module, "_BASE_ARGS_FORMAT") else "R"
-
-
 def fast_tier() -> str:
-    """The tier that serves plain calls: N where the native module serves, which takes what P takes."""
-    return "N" if python_tier() == "P" and native_status().serves else python_tier()
+    """The tier that serves plain calls: N where the native module serves, else P, which calls Triton's C launcher."""
+    return "N" if native_status().serves else "P"
 
 
 def first_config(kernel_call, quantiles):  # noqa: ANN001, ANN201 - Triton's benchmark protocol
@@ -87,4 +80,4 @@ def assert_launches_as_stock(fake: FakeCuda, entry: LibEntry, grid: object, args
         # The path below it must put the same to the driver.
         kernel, found = entry._text.functions.launch(grid, *args, **kwargs), fake.last()
         assert (kernel.hash, replace(found, function=0)) == (expected_kernel.hash, replace(expected, function=0))
-        assert entry.stats()[python_tier()] == before[python_tier()] + 1
+        assert entry.stats()["P"] == before["P"] + 1
