@@ -1,0 +1,56 @@
+"""How Triton's launcher is called: seen from the launcher itself, on every Triton; an unknown one is left to `CompiledKernel.run`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import launch_zoo as zoo
+import pytest
+import torch
+import triton
+
+from gems_runtime import LibEntry, compat
+from tools.fake_cuda import FakeCuda
+
+X = torch.zeros(256)
+
+
+def test_an_unknown_launcher_takes_tier_r_and_is_said_once(
+    fake_cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Unseen(triton.runtime.driver.active.launcher_cls):
+        something_new = 0
+
+        def __call__(self, *args: object) -> None:
+            super().__call__(*args[: len(args) + self.something_new])
+
+    monkeypatch.setattr(triton.runtime.driver.active, "launcher_cls", Unseen)
+    # Kernels keep the launcher that they were loaded with.
+    zoo.plain.device_caches.clear()
+    try:
+        for _ in range(2):
+            zoo.assert_launches_as_stock(fake_cuda, LibEntry(zoo.plain), (2, 3), (X, X[1:], 17, 32), {"BLOCK": 64}, tier="R")
+    finally:
+        zoo.plain.device_caches.clear()
+    assert len([r for r in caplog.records if "in a way not known here" in r.getMessage()]) == 1
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda self, *args: self.launch(*args, "more"),
+        lambda self, *args: self.launch(*args[:-2]),
+        lambda self, *args: None,
+        lambda self, g0, g1, g2, stream, function, *args, new: None,
+        lambda self, *args: self.launch(*args, self.unseen),
+    ],
+)
+def test_a_launcher_that_passes_something_else_is_not_taken_for_a_known_one(call: Callable[..., None]) -> None:
+    assert compat._form_of(call) is None
+
+
+def test_a_triton_newer_than_any_tried_is_not_taken_for_a_known_one(fake_cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    call = triton.runtime.driver.active.launcher_cls.__call__
+    assert compat._form_of.__wrapped__(call) is not None
+    monkeypatch.setattr(triton, "__version__", "3.10.0")
+    assert compat._form_of.__wrapped__(call) is None
