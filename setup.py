@@ -1,4 +1,4 @@
-"""Builds the native launch tier where there is a C compiler; without one the installation goes on and launches from Python."""
+"""Builds the native modules where there is a C compiler; without one the installation goes on and Python does their work."""
 
 from __future__ import annotations
 
@@ -7,14 +7,23 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 
-SOURCE = "gems_runtime/native/launch.c"
-# As gems_runtime.native.build names the source: a module built from another one is not used.
-source_hash = hashlib.sha256((Path(__file__).parent / SOURCE).read_bytes()).hexdigest()[:16]
-native = Extension(
-    "gems_runtime.native._launch",
-    [SOURCE],
-    define_macros=[("SOURCE_HASH", f'"{source_hash}"')],
-    extra_compile_args=["-O2"],
-    optional=True,
-)
-setup(ext_modules=[native])
+ROOT = Path(__file__).parent
+HEADER = "gems_runtime/native/dlpack.h"
+MODULES = {"gems_runtime.native._launch": "gems_runtime/native/launch.c", "gems_ops.routing._route": "gems_ops/routing/route.c"}
+
+
+def native(module: str, source: str) -> Extension:
+    # As gems_runtime.native.build names the sources: a module built from others is not used.
+    source_hash = hashlib.sha256((ROOT / source).read_bytes() + (ROOT / HEADER).read_bytes()).hexdigest()[:16]
+    return Extension(
+        module,
+        [source],
+        include_dirs=[str(Path(HEADER).parent)],
+        depends=[HEADER],
+        define_macros=[("SOURCE_HASH", f'"{source_hash}"')],
+        extra_compile_args=["-O2"],
+        optional=True,
+    )
+
+
+setup(ext_modules=[native(*item) for item in MODULES.items()])

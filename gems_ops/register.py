@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from gems_ops import native, signature
 from gems_ops.layout import INT32_EXTENT, extent, has_overlap, same_elements, touches
 from gems_ops.op import Declined, Op
 from gems_ops.plan import Code, Plan, Planned
+from gems_ops.routing import TABLE_LIMIT, native_router
 from gems_ops.variants import Form, Kind, forms
 from gems_runtime import device
 from gems_runtime.errors import UnsupportedOperator
@@ -27,22 +29,20 @@ from gems_runtime.errors import UnsupportedOperator
 _SHARES = "the result shares memory with an input"
 
 
-class _Busy(threading.local):
-    """Set while an implementation runs on this thread: calls it makes itself go to the native kernels."""
-
-    busy = False
-
-
-busy = _Busy()
-
-
 @dataclass
 class Counts:
     """What a router did. `reasons` counts decisions (not calls) by why they declined."""
 
-    served: int = 0
-    declined: int = 0
+    cells: array[int] = field(default_factory=lambda: array("q", (0, 0)))  # where routers count: served, declined
     reasons: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def served(self) -> int:
+        return self.cells[0]
+
+    @property
+    def declined(self) -> int:
+        return self.cells[1]
 
 
 _counts: dict[str, Counts] = {}
@@ -63,7 +63,7 @@ def counts_of(name: str) -> Counts:
 def reset_counters() -> None:
     """Set every counter to zero, in place: routers hold their cells."""
     for c in _counts.values():
-        c.served = c.declined = 0
+        c.cells[:] = array("q", (0, 0))
         c.reasons.clear()
 
 
@@ -82,11 +82,16 @@ class Route:
         refuse_composites(overload, self.key)
         self.native = native.Native(self.form, torch.library.get_kernel(overload, self.key))
         self.library = torch.library.Library("aten", "IMPL", self.key)
-        router = signature.router(self.form, self)
+        written = signature.router(self.form, self)
+        # Kernels at a backend key do not look at the keyset; making Python's object of it takes 0.3 us a call.
+        keyset = torch._C.DispatchKeySet(torch._C._parse_dispatch_key(self.key))
+        router = native_router(
+            overload._schema.arguments, self.form.op.keyed, self.decide_values, written, self.counts.cells, keyset
+        )
         with warnings.catch_warnings():  # torch warns that a kernel is overridden: that is what we are here for
             warnings.simplefilter("ignore")
             name = overload._name.removeprefix("aten::")
-            self.library.impl(name, router, self.key, with_keyset=True, allow_override=True)
+            self.library.impl(name, router or written, self.key, with_keyset=router is None, allow_override=True)
 
     def remove(self) -> None:
         """Restore the native kernel."""
@@ -95,20 +100,31 @@ class Route:
             self.library = None
 
     def decide(self, key: tuple, args: tuple, outs: tuple) -> tuple[Callable | None, Callable]:
-        """What to do with calls of this key: (plan, native kernel); no plan means that native serves them."""
+        """What the Python router shall do with calls of this key: (plan, native kernel)."""
+        *decision, keeps = self.decision(args, outs)
+        if keeps:
+            if len(self.table) >= TABLE_LIMIT:
+                self.table.clear()
+            self.table[key] = tuple(decision)
+        return tuple(decision)
+
+    def decide_values(self, values: tuple) -> tuple[Callable | None, Callable, bool]:
+        """`decision` for values in schema order, where outputs come last."""
+        n = len(self.form.arguments)
+        return self.decision(values[:n], values[n:])
+
+    def decision(self, args: tuple, outs: tuple) -> tuple[Callable | None, Callable, bool]:
+        """(plan, native kernel, whether that holds for later calls too); no plan means that native serves them."""
         if self.log is not None:
             self.log(f"GEMS {self.form.op.function_name.upper()}: {self.form.name}")
         if device.is_capturing():  # nothing may compile or tune now; the next call outside decides anew
-            return None, self.native.call
+            return None, self.native.call, False
         try:
             plan = plan_call(self.form, args, outs)
         except Declined as reason:
             self.counts.reasons[str(reason)] += 1
             plan = None
-        if len(self.table) >= signature.TABLE_LIMIT:
-            self.table.clear()
-        self.table[key] = decision = (plan, self.native.for_arguments(args))
-        return decision
+        return plan, self.native.for_arguments(args), True
 
 
 def refuse_composites(overload: torch._ops.OpOverload, key: str) -> None:

@@ -12,13 +12,13 @@ import torch
 
 from gems_ops.native import NUMBERS
 from gems_ops.op import Declined
+from gems_ops.routing import TABLE_LIMIT, native_router, state
 from gems_ops.variants import Form
 
 if TYPE_CHECKING:
     from gems_ops.register import Route
 
 EXACT = frozenset({torch.Tensor, torch.nn.Parameter})
-TABLE_LIMIT = 4096  # decisions that a router keeps; past it the table starts over
 
 
 def _tensor_key(name: str) -> str:
@@ -62,17 +62,17 @@ def source(form: Form) -> str:
         decision = decide(key, ({''.join(n + ', ' for n in names)}), ({''.join(n + ', ' for n in outs)}))
     plan, native = decision
     if plan is None or state.busy:
-        counts.declined += 1
+        counts[1] += 1
         return native(keyset, {', '.join(passed)})
     state.busy = True
     try:
         result = plan({both})
     except Declined:
-        counts.declined += 1
+        counts[1] += 1
         return native(keyset, {', '.join(passed)})
     finally:
         state.busy = False
-    counts.served += 1
+    counts[0] += 1
     return result
 """
 
@@ -97,14 +97,14 @@ def custom_source(overload: torch._ops.OpOverload) -> str:
             table.clear()
         plan = table[key] = decide(({names},))
     if plan is None:
-        counts.declined += 1
+        counts[1] += 1
         return formula({names})
     try:
         result = plan({names})
     except Declined:
-        counts.declined += 1
+        counts[1] += 1
         return formula({names})
-    counts.served += 1
+    counts[0] += 1
     return result
 
 def call({declared}):
@@ -133,16 +133,17 @@ def custom_calls(
         if a.has_default_value():
             scope[f"default_{a.name}"] = a.default_value
     exec(compile(custom_source(overload), f"<calls of {overload._name}>", "exec"), scope)  # noqa: S102  as in `router`
+    decision = lambda values: (decide(values), formula, True)  # noqa: E731
+    native = native_router(overload._schema.arguments, frozenset(), decision, scope["serve"], counts)
+    scope["serve"] = native or scope["serve"]
     return scope["serve"], scope["call"]
 
 
 def router(form: Form, route: Route) -> Callable[..., object]:
     """The compiled router of `route`. It holds the route's parts, never its Library, so that removal frees all."""
-    from gems_ops.register import busy
-
     scope: dict[str, object] = {
-        "NUMBERS": frozenset(NUMBERS), "Declined": Declined, "state": busy,
-        "table": route.table, "decide": route.decide, "counts": route.counts,
+        "NUMBERS": frozenset(NUMBERS), "Declined": Declined, "state": state(),
+        "table": route.table, "decide": route.decide, "counts": route.counts.cells,
     }
     for a in form.overload._schema.arguments:
         if a.has_default_value():

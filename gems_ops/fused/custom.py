@@ -56,7 +56,7 @@ class CustomOp:
             operator.register_autograd(self.gradient, setup_context=self.save)
         overload = operator._opoverload
         defaults = [a.default_value for a in overload._schema.arguments]
-        late["serve"], call = custom_calls(overload, self.decide, self.formula, counts_of(self.name))
+        late["serve"], call = custom_calls(overload, self.decide, self.formula, counts_of(self.name).cells)
         object.__setattr__(self, "call", call)
         return self
 

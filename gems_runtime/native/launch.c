@@ -14,6 +14,8 @@
 #include <string.h>
 #include <structmember.h>
 
+#include "dlpack.h"
+
 // Changes with what the Python side passes and expects.
 #define INTERFACE 1
 #ifndef SOURCE_HASH
@@ -25,26 +27,6 @@
 #define MAX_INTERNED 65536
 
 // ---- What other libraries lay out in memory, declared as far as it is used.
-
-// DLPack 1.x: https://dmlc.github.io/dlpack/latest/c_api.html
-typedef struct {
-    void *data;
-    int32_t device_type, device_id, ndim;
-    uint8_t code, bits;
-    uint16_t lanes;
-    int64_t *shape, *strides;
-    uint64_t byte_offset;
-} DLTensor;
-
-typedef struct Exchange {
-    uint32_t major, minor;
-    struct Exchange *previous;
-    void *allocate, *managed_from_python, *managed_to_python;
-    int (*borrow)(void *tensor, DLTensor *out);
-    int (*current_stream)(int32_t device_type, int32_t device_id, void **out);
-} Exchange;
-
-enum { DL_CUDA = 2, DL_INT = 0, DL_UINT = 1 };
 
 // The CUDA driver's ABI.
 typedef struct {
@@ -1158,11 +1140,10 @@ static PyObject *module_open(PyObject *module, PyObject *args) {
         PyErr_Clear();
         if (!PyArg_ParseTuple(args, "OOOOO", &tensor, &parameter, &dtype, &jit, &capsule)) return NULL;
     }
-    Exchange *found = PyCapsule_GetPointer(capsule, "dlpack_exchange_api");
-    while (found && found->major != 1) found = found->previous;
-    if (PyErr_Occurred()) return NULL;
-    if (!found || !found->borrow || !found->current_stream || !PyType_Check(tensor) || !PyType_Check(parameter) || !PyType_Check(dtype) || !PyType_Check(jit)) {
-        PyErr_SetString(PyExc_ValueError, "torch offers no DLPack 1 exchange of borrowed tensors");
+    Exchange *found = dlpack_exchange(capsule);
+    if (!found) return NULL;
+    if (!PyType_Check(tensor) || !PyType_Check(parameter) || !PyType_Check(dtype) || !PyType_Check(jit)) {
+        PyErr_SetString(PyExc_TypeError, "open(tensor, parameter, dtype, jit, capsule) takes four types");
         return NULL;
     }
     Py_INCREF(tensor), Py_INCREF(parameter), Py_INCREF(dtype), Py_INCREF(jit), Py_INCREF(capsule);

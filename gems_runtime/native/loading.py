@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
-import sys
 import sysconfig
 import threading
 from dataclasses import dataclass
-from importlib.machinery import ExtensionFileLoader
-from pathlib import Path
 from types import ModuleType
 
 import torch
@@ -17,11 +13,11 @@ import triton.language as tl
 from triton.runtime.jit import JITFunction
 
 from gems_runtime import settings
-from gems_runtime.native.build import BuildError, built, source_hash
+from gems_runtime.native.build import LAUNCH, BuildError
+from gems_runtime.native.finding import find
 from gems_runtime.native.selftest import fault_of
 
 _log = logging.getLogger(__name__)
-_NAME = "gems_runtime.native._launch"
 # The number that launch.c has for what the two sides pass each other.
 _INTERFACE = 1
 
@@ -71,7 +67,9 @@ def _load() -> _State:
     if capsule is None:
         return _State(None, f"torch {torch.__version__} has no DLPack exchange interface; it is in 2.10 and later")
     try:
-        found, origin = _find()
+        found, origin = find(LAUNCH)
+        if found.INTERFACE != _INTERFACE:
+            raise ImportError(f"{found.__file__} has interface {found.INTERFACE}, {_INTERFACE} is wanted; install the package again")
         found.open(torch.Tensor, torch.nn.Parameter, tl.dtype, JITFunction, capsule)
     except (BuildError, ImportError, ValueError) as error:
         _log.warning("launches are made from Python, because the native module cannot be had: %s", error)
@@ -81,35 +79,3 @@ def _load() -> _State:
         _log.warning("launches are made from Python, because the native module failed its self-test: %s", fault)
         return _State(None, f"self-test: {fault}")
     return _State(found, origin)
-
-
-def _find() -> tuple[ModuleType, str]:
-    """The installed module if it was built from this source, else one built now."""
-    spec = importlib.util.find_spec(_NAME)
-    if spec is not None and spec.origin and settings.current().native is settings.Native.ON:
-        try:
-            installed = _import(Path(spec.origin))
-            _require_current(installed)
-            return installed, f"built at installation: {spec.origin}"
-        except ImportError as error:
-            # An editable installation keeps its module when the source changes.
-            _log.info("the installed native module is not used: %s", error)
-    path = built(settings.current().cache_dir / "native")
-    module = _import(path)
-    _require_current(module)
-    return module, f"built on demand: {path}"
-
-
-def _import(path: Path) -> ModuleType:
-    loader = ExtensionFileLoader(_NAME, str(path))
-    spec = importlib.util.spec_from_file_location(_NAME, path, loader=loader)
-    assert spec is not None
-    found = importlib.util.module_from_spec(spec)
-    loader.exec_module(found)
-    sys.modules[_NAME] = found
-    return found
-
-
-def _require_current(found: ModuleType) -> None:
-    if (found.INTERFACE, found.SOURCE_HASH) != (_INTERFACE, source_hash()):
-        raise ImportError(f"{found.__file__} was built from another launch.c; install the package again")

@@ -305,4 +305,4 @@ def test_the_module_is_built_once_into_the_cache(tmp_path: Path) -> None:
         assert str(tmp_path) in native_status().reason
     built = list((tmp_path / "native").iterdir())
     assert len(built) == 1
-    assert build.built(tmp_path / "native") == built[0]
+    assert build.built(build.LAUNCH, tmp_path / "native") == built[0]
