@@ -14,6 +14,8 @@ from gems_runtime import device
 from gems_runtime.errors import UsageError
 
 _SHORT = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "fp64": "float64", "half": "float16", "float": "float32"}
+_NAMED = {"torch.dtype": torch.dtype, "torch.device": torch.device, "torch.memory_format": torch.memory_format}
+_MEMORY_FORMATS = (torch.contiguous_format, torch.preserve_format, torch.channels_last, torch.channels_last_3d)
 LARGEST = 2**40  # elements of a recorded tensor: more than any device holds
 
 
@@ -29,9 +31,9 @@ def encode(value: object) -> object:
     """One argument as JSON: tensors become {"tensor": shape, "stride": ..., "dtype": ...}."""
     if isinstance(value, Tensor):
         return {"tensor": list(value.shape), "stride": list(value.stride()), "dtype": str(value.dtype)[6:]}
-    if isinstance(value, (torch.dtype, torch.device)):
-        kind = "torch.dtype" if isinstance(value, torch.dtype) else "torch.device"
-        return {kind: str(value).removeprefix("torch.")}
+    for kind, of in _NAMED.items():
+        if isinstance(value, of):
+            return {kind: str(value).removeprefix("torch.")}
     if isinstance(value, (list, tuple)):
         return [encode(v) for v in value]
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -51,6 +53,8 @@ def decode(value: object, here: torch.device) -> object:
         return dtype_named(str(value["torch.dtype"]))
     if "torch.device" in value:
         return here
+    if getattr(torch, str(value.get("torch.memory_format")), None) in _MEMORY_FORMATS:
+        return getattr(torch, value["torch.memory_format"])
     raise UsageError(f"a recorded argument has the unknown fields {sorted(value)}")
 
 

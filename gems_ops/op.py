@@ -54,6 +54,7 @@ class Op:
     writes_out: bool = True  # takes out=: derives the out= form
     wide: bool = False  # indexes operands of 2**31 elements and more
     resizes_out: bool = False  # the declared form is an out= one, whose tensor arrives empty and is resized
+    random: bool = False  # draws from a generator: equal calls differ
     keyed: frozenset[str] = frozenset()  # floating point arguments whose values decide the plan
     opinfo: tuple[str, ...] = ()  # torch.testing's names of samples for it, where they are not its own name
     reference: Callable[..., object] | None = None  # truth for custom operators; ATen's own for the rest
@@ -104,6 +105,7 @@ def op(
     *,
     dtypes: frozenset[torch.dtype],
     samples: Callable[[torch.dtype], Iterable[Sample]],
+    planner: bool = False,
     **fields: object,
 ) -> Callable[[Callable[..., object]], Callable[..., object]]:
     """Declare the decorated function as the implementation of `name`; the other fields are those of `Op`.
@@ -116,10 +118,23 @@ def op(
 
     def decorate(fn: Callable[..., object]) -> Callable[..., object]:
         writes_out = "out" in inspect.signature(fn).parameters
+        if planner:
+            fields["plan"] = fn
         declare(Op(name=name, fn=fn, dtypes=dtypes, samples=samples, writes_out=writes_out, **fields))
         return fn
 
     return decorate
+
+
+def planned(
+    name: str,
+    *,
+    dtypes: frozenset[torch.dtype],
+    samples: Callable[[torch.dtype], Iterable[Sample]],
+    **fields: object,
+) -> Callable[[Callable[..., object]], Callable[..., object]]:
+    """As `op`, for a function that builds the plan of `name` (see `Op.plan`) instead of computing anything."""
+    return op(name, dtypes=dtypes, samples=samples, planner=True, **fields)
 
 
 def all_ops() -> list[Op]:

@@ -145,8 +145,9 @@ def plan_call(form: Form, args: tuple, outs: tuple) -> Callable[..., object]:
     written = args[:1] if form.kind is Kind.IN_PLACE else outs
     out = None if not written else written[0] if len(written) == 1 else written
     if op.plan is not None:
-        # only plans of operators that have an in-place form know the word
-        plan = op.plan(*args, out=out, **({"in_place": True} if form.kind is Kind.IN_PLACE else {}))
+        # only plans of operators that have such forms know the words
+        target = {"out": out} if op.writes_out else {}
+        plan = op.plan(*args, **target, **({"in_place": True} if form.kind is Kind.IN_PLACE else {}))
     else:
         plan = signature.adapter(form)
     if form.kind is not Kind.FUNCTIONAL:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import keyword
 from collections.abc import Callable
 from types import CodeType
 from typing import TYPE_CHECKING
@@ -35,6 +36,8 @@ def _key_expression(name: str, type_: str, keyed: bool) -> str:
         return f"None if {name} is None else {_tensor_key(name)}"
     if type_ in ("List[Tensor]", "List[Optional[Tensor]]"):
         return f"tuple([None if t is None else {_tensor_key('t')} for t in {name}])"
+    if type_ == "Optional[Generator]":  # the decision is the same for each, and a key would keep it alive
+        return f"{name} is None"
     if "number" in type_ or "float" in type_:  # values of numbers are run-time arguments, not decisions
         return f"{name}.__class__"
     if type_.startswith(("List", "Optional[List")):
@@ -42,18 +45,24 @@ def _key_expression(name: str, type_: str, keyed: bool) -> str:
     return name
 
 
+def _variable(a: torch.Argument) -> str:
+    """The name of an argument in a router; ATen calls one of uniform_'s `from`."""
+    return f"{a.name}_" if keyword.iskeyword(a.name) else a.name
+
+
 def source(form: Form) -> str:
     """The text of the router of one overload."""
-    names = [a.name for a in form.arguments]
-    outs = [a.name for a in form.outputs]
+    arguments = form.overload._schema.arguments
+    names = [_variable(a) for a in form.arguments]
+    outs = [_variable(a) for a in form.outputs]
     declared, star = [], False
-    for a in form.overload._schema.arguments:
+    for a in arguments:
         if a.kwarg_only and not star:
             declared.append("*")
             star = True
-        declared.append(f"{a.name}=default_{a.name}" if a.has_default_value() else a.name)
-    keys = [_key_expression(a.name, str(a.type), a.name in form.op.keyed) for a in form.overload._schema.arguments]
-    passed = [f"{a.name}={a.name}" if a.kwarg_only else a.name for a in form.overload._schema.arguments]
+        declared.append(f"{_variable(a)}=default_{a.name}" if a.has_default_value() else _variable(a))
+    keys = [_key_expression(_variable(a), str(a.type), a.name in form.op.keyed) for a in arguments]
+    passed = [f"{a.name}={a.name}" if a.kwarg_only else _variable(a) for a in arguments]
     both = ", ".join(names + outs)
     return f"""def route(keyset, {', '.join(declared)}):
     key = ({', '.join(f'({k})' for k in keys)},)

@@ -60,6 +60,8 @@ def forms(op: Op) -> list[Form]:
     declared = op.overload
     if any(a.is_out for a in declared._schema.arguments):
         return [Form(op, Kind.OUT, declared)]
+    if declared._schema.arguments and _writes_input(declared):
+        return [Form(op, Kind.IN_PLACE, declared)]
     found = [Form(op, Kind.FUNCTIONAL, declared)]
     if not op.name.startswith("aten::"):
         return found

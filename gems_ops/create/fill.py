@@ -1,159 +1,218 @@
-"""Tensors made from numbers: arange and full."""
+"""Tensors of one value: full, zeros, ones and their _like forms."""
 
 from __future__ import annotations
 
-import math
-import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from gems_ops.op import ALL, NUMBERS, Declined, Sample, op
-from gems_ops.workloads import Workload
+from gems_ops.create.numbers import block_of, fill_number, number
+from gems_ops.layout import extent, has_overlap
+from gems_ops.op import ALL, Declined, Sample, planned
+from gems_ops.plan import Code, Plan, Planned
+from gems_ops.samples import layouts, values
+from gems_ops.workloads import Workload, stream
 from gems_runtime import LibEntry, device
 
-BLOCK = 2048
-INTERPRETER_BLOCK = 1 << 16  # the interpreter pays per program, not per element
-
-
-@triton.jit
-def _number(value, FLOATING: tl.constexpr):
-    """A number as it was passed: the bits of a float64, for Triton passes Python floats as float32, or an int64."""
-    if FLOATING:
-        return value.to(tl.int64).to(tl.float64, bitcast=True)
-    else:
-        return value.to(tl.int64)
-
-
-@LibEntry
-@triton.jit(do_not_specialize=["start", "step"])
-def _arange_kernel(out_ptr, start, step, n, FLOATING: tl.constexpr, BLOCK: tl.constexpr):
-    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    if FLOATING:
-        x = _number(start, True) + i.to(tl.float64) * _number(step, True)
-        if out_ptr.dtype.element_ty != tl.float64:
-            x = x.to(tl.float32)
-    else:
-        x = _number(start, False) + i * _number(step, False)
-    tl.store(out_ptr + i, x.to(out_ptr.dtype.element_ty), mask=i < n)
+Number = bool | int | float
 
 
 @LibEntry
 @triton.jit(do_not_specialize=["value"])
 def _fill_kernel(out_ptr, value, n, FLOATING: tl.constexpr, BLOCK: tl.constexpr):
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    x = _number(value, FLOATING)
+    x = number(value, FLOATING)
     if FLOATING and out_ptr.dtype.element_ty != tl.float64:
         x = x.to(tl.float32)
     tl.store(out_ptr + i, tl.full((BLOCK,), 0, out_ptr.dtype.element_ty) + x.to(out_ptr.dtype.element_ty), mask=i < n)
 
 
-def _bits(x: float) -> int:
-    return struct.unpack("<q", struct.pack("<d", x))[0]
+def fill_dense(plan: Plan, out: Code, n: int, dtype: torch.dtype, value: Code | int) -> None:
+    """Add a launch that sets the n elements of a dense tensor; `value` is a `fill_number`."""
+    block = block_of(n)
+    plan.launch(_fill_kernel, (triton.cdiv(n, block),), out, value, n, dtype.is_floating_point, block)
 
 
-def _launch_shape(n: int) -> tuple[tuple[int], int]:
-    block = min(triton.next_power_of_2(n), INTERPRETER_BLOCK if device.interpreted() else BLOCK)
-    return (triton.cdiv(n, block),), block
+def _filled(plan: Plan, like: Tensor, value: Number | None = None) -> Planned:
+    """The plan of a new tensor like `like` (of the meta device, say), of one value; None: the number `fill_value`."""
+    if like.dtype not in ALL or like.numel() == 0 or has_overlap(like.shape, like.stride()):
+        raise Declined(f"{like.dtype} {tuple(like.shape)} of strides {like.stride()}")
+    if extent(like.shape, like.stride()) != like.numel():
+        raise Declined("a result with gaps")
+    if value is None:
+        plan.do("number = {convert}(fill_value)", convert=partial(fill_number, dtype=like.dtype))
+    out = plan.empty("out", like.shape, like.dtype, device.torch_device(), like.stride())
+    fill_dense(plan, out, like.numel(), like.dtype, Code("number") if value is None else fill_number(value, like.dtype))
+    return plan.build(out)
 
 
-def _length(start: float, end: float, step: float) -> int:
-    """Elements of a range; integers exactly, floating point in float64 as ATen."""
-    if not all(map(math.isfinite, (start, end, step))) or step == 0 or (end - start) * step <= 0:
-        raise Declined("a range that is empty, infinite or runs away from its end")
-    if isinstance(start, int) and isinstance(end, int) and isinstance(step, int):
-        return -((start - end) // step)
-    return math.ceil((float(end) - float(start)) / float(step))
+def _refuse(layout: torch.layout | None, pin_memory: bool | None) -> None:
+    if pin_memory or layout not in (None, torch.strided):
+        raise Declined("pinned memory or a layout other than strided")
 
 
-def _ranges(dtype: torch.dtype) -> Iterator[Sample]:
-    ranges = [(0, 5), (3, 40, 4), (100, 1, -7)]
-    if dtype.is_floating_point:
-        ranges += [(0.0, 1.0, 0.1), (-1.5, 2.25, 0.3), (1, 0, -0.125)]
-    for numbers in ranges:
-        yield Sample(numbers, {"out": torch.empty(0, dtype=dtype)})
+def _dtype_of(plan: Plan, dtype: torch.dtype | None) -> torch.dtype:
+    """The dtype of a result; the default one is looked at in each call."""
+    if dtype is not None:
+        return dtype
+    default = torch.get_default_dtype()
+    plan.do(
+        "if {now}() is not {default}: raise {declined}('the default dtype has changed')",
+        now=torch.get_default_dtype, default=default, declined=Declined,
+    )  # fmt: skip
+    return default
 
 
-def _range_bench(n: int) -> Workload:
-    def make(dtype: torch.dtype, where: torch.device) -> tuple[tuple, dict]:
-        return (0, n, 1), {"out": torch.empty(n, dtype=dtype, device=where)}
-
-    return Workload(str(n), make, dtypes=(torch.int64, torch.float32))
+_OPTIONS = ("_dtype", "_layout", "_device", "_pin_memory")
+_LIKE_OPTIONS = (*_OPTIONS, "_memory_format")
 
 
-@op("aten::arange.start_out", dtypes=NUMBERS, samples=_ranges, resizes_out=True, bench=(_range_bench(4096), _range_bench(1 << 26)))
-def arange(start: float, end: float, step: float = 1, *, out: Tensor) -> Tensor:
-    """start, start + step, ... up to but not including end, each computed as start + i * step in float64 or int64."""
-    floating = out.dtype.is_floating_point
-    if not all(type(v) is int or (floating and type(v) is float) for v in (start, end, step)):
-        raise Declined(f"a range of {type(start).__name__}, {type(end).__name__} into {out.dtype}")
-    if not all(-(2**63) <= v < 2**63 for v in (start, end, step)) and not floating:
-        raise Declined("the range does not fit in 64 bits")
-    n = _length(start, end, step)
-    if out.numel() == 0:
-        out.resize_(n)
-    if out.numel() != n or not out.is_contiguous():
-        raise Declined(f"out= has {out.numel()} elements, the range {n}, or is not contiguous")
-    first, by = (_bits(start), _bits(step)) if floating else (start, step)
-    grid, block = _launch_shape(n)
-    _arange_kernel[grid](out, first, by, n, FLOATING=floating, BLOCK=block)
-    return out
+def _constant(size: list[int], value: Number, dtype: torch.dtype | None) -> Planned:
+    plan = Plan("_size", *_OPTIONS)
+    return _filled(plan, torch.empty(size, dtype=_dtype_of(plan, dtype), device="meta"), value)
 
 
-def _inferred(value: bool | int | float) -> torch.dtype:
-    return torch.bool if isinstance(value, bool) else torch.int64 if isinstance(value, int) else torch.get_default_dtype()
+def _sizes(dtype: torch.dtype) -> Iterator[Sample]:
+    for size in ((3, 5), (), (1,), (2, 1, 700)):
+        yield Sample((size,), {"dtype": dtype})
+    yield Sample(((4, 4),))
 
 
-def _fill_number(value: bool | int | float, dtype: torch.dtype) -> int:
-    """The number as the kernel takes it. Declines what ATen's checked conversion may refuse or cut."""
-    if dtype == torch.bool:
-        return int(bool(value))
-    if dtype.is_floating_point:
-        if isinstance(value, float) and math.isfinite(value) and abs(value) > torch.finfo(dtype).max:
-            raise Declined(f"{value} overflows {dtype}")
-        return _bits(float(value))
-    limits = torch.iinfo(dtype)
-    if isinstance(value, float) or not limits.min <= value <= limits.max:
-        raise Declined(f"{value} as {dtype}")
-    return int(value)
+def _size_bench(*extra: Number) -> tuple[Workload, ...]:
+    def workload(*shape: int) -> Workload:
+        def make(dtype: torch.dtype, where: torch.device) -> tuple[tuple, dict]:
+            return (shape, *extra), {"dtype": dtype, "device": where}
+
+        return Workload("x".join(map(str, shape)), make)
+
+    return workload(8192, 8192), workload(32, 32)
+
+
+@planned("aten::zeros", dtypes=ALL, samples=_sizes, bench=_size_bench())
+def zeros(
+    size: list[int],
+    dtype: torch.dtype | None = None,
+    layout: torch.layout | None = None,
+    device: torch.device | None = None,
+    pin_memory: bool | None = None,
+) -> Planned:
+    """A tensor of zeros."""
+    _refuse(layout, pin_memory)
+    return _constant(size, 0, dtype)
+
+
+@planned("aten::ones", dtypes=ALL, samples=_sizes, bench=_size_bench())
+def ones(
+    size: list[int],
+    dtype: torch.dtype | None = None,
+    layout: torch.layout | None = None,
+    device: torch.device | None = None,
+    pin_memory: bool | None = None,
+) -> Planned:
+    """A tensor of ones."""
+    _refuse(layout, pin_memory)
+    return _constant(size, 1, dtype)
 
 
 def _fills(dtype: torch.dtype) -> Iterator[Sample]:
-    for value in (3, 0, 2.7, float("nan"), float("inf")) if dtype.is_floating_point else (True,) if dtype == torch.bool else (3, 0, 100):
+    for value in _fill_values(dtype):
         yield Sample(((3, 5), value), {"dtype": dtype})
     yield Sample(((), 1), {"dtype": dtype})
     yield Sample(((2, 1, 7), 1.5 if dtype.is_floating_point else 1))
 
 
-def _fill_bench(*shape: int) -> Workload:
-    return Workload("x".join(map(str, shape)), lambda dtype, where: ((shape, 1.5), {"dtype": dtype, "device": where}))
+def _fill_values(dtype: torch.dtype) -> tuple[Number, ...]:
+    if dtype == torch.bool:
+        return (True, False)
+    return (3, 0, 2.7, float("nan"), float("inf"), -0.0) if dtype.is_floating_point else (3, 0, 100)
 
 
-@op("aten::full", dtypes=ALL, samples=_fills, bench=(_fill_bench(8192, 8192), _fill_bench(32, 32)))
+@planned("aten::full", dtypes=ALL, samples=_fills, bench=_size_bench(1.5))
 def full(
     size: list[int],
-    fill_value: bool | int | float,
-    *,
+    fill_value: Number,
     dtype: torch.dtype | None = None,
     layout: torch.layout | None = None,
     device: torch.device | None = None,
     pin_memory: bool | None = None,
-) -> Tensor:
+) -> Planned:
     """A tensor of one value, whose type it has if `dtype` is None."""
-    if not isinstance(fill_value, (bool, int, float)) or pin_memory or layout not in (None, torch.strided):
-        raise Declined("a complex value, pinned memory or a layout other than strided")
-    dtype = dtype or _inferred(fill_value)
-    if dtype not in ALL or any(n <= 0 for n in size):
-        raise Declined(f"{dtype} {tuple(size)}")
-    number = _fill_number(fill_value, dtype)
-    result = torch.empty(size, dtype=dtype, device=device or _here())
-    grid, block = _launch_shape(result.numel())
-    _fill_kernel[grid](result, number, result.numel(), FLOATING=dtype.is_floating_point, BLOCK=block)
-    return result
+    _refuse(layout, pin_memory)
+    if not isinstance(fill_value, (bool, int, float)):
+        raise Declined("a complex value")
+    plan = Plan("_size", "fill_value", *_OPTIONS)
+    if dtype is None and not isinstance(fill_value, float):
+        dtype = torch.bool if isinstance(fill_value, bool) else torch.int64
+    return _filled(plan, torch.empty(size, dtype=_dtype_of(plan, dtype), device="meta"))
 
 
-def _here() -> torch.device:
-    return device.torch_device()
+def _likes(*extra: Number) -> Callable[[torch.dtype], Iterator[Sample]]:
+    def make(dtype: torch.dtype) -> Iterator[Sample]:
+        for shape in ((), (1,), (3, 5), (2, 3, 4, 5)):
+            yield Sample((values(shape, dtype), *extra))
+        for x in layouts((6, 10), dtype):
+            yield Sample((x, *extra))
+        x = values((2, 3, 4, 5), dtype)
+        yield Sample((x.to(memory_format=torch.channels_last), *extra))
+        yield Sample((x.to(memory_format=torch.channels_last), *extra), {"memory_format": torch.contiguous_format})
+        yield Sample((x, *extra), {"dtype": torch.float32, "memory_format": torch.channels_last})
+
+    return make
+
+
+def _like_bench(*extra: Number) -> tuple[Workload, ...]:
+    return stream(1, (8192, 8192), *extra)
+
+
+def _like(x: Tensor, plan: Plan, value: Number | None, options: tuple) -> Planned:
+    dtype, layout, pin_memory, memory_format = options
+    _refuse(layout, pin_memory)
+    with_format = {"memory_format": memory_format} if memory_format is not None else {}
+    return _filled(plan, torch.empty_like(x, dtype=dtype, device="meta", **with_format), value)
+
+
+@planned("aten::zeros_like", dtypes=ALL, samples=_likes(), bench=_like_bench())
+def zeros_like(
+    self: Tensor,
+    dtype: torch.dtype | None = None,
+    layout: torch.layout | None = None,
+    device: torch.device | None = None,
+    pin_memory: bool | None = None,
+    memory_format: torch.memory_format | None = None,
+) -> Planned:
+    """Zeros in the shape and layout of self."""
+    return _like(self, Plan("_self", *_LIKE_OPTIONS), 0, (dtype, layout, pin_memory, memory_format))
+
+
+@planned("aten::ones_like", dtypes=ALL, samples=_likes(), bench=_like_bench())
+def ones_like(
+    self: Tensor,
+    dtype: torch.dtype | None = None,
+    layout: torch.layout | None = None,
+    device: torch.device | None = None,
+    pin_memory: bool | None = None,
+    memory_format: torch.memory_format | None = None,
+) -> Planned:
+    """Ones in the shape and layout of self."""
+    return _like(self, Plan("_self", *_LIKE_OPTIONS), 1, (dtype, layout, pin_memory, memory_format))
+
+
+@planned("aten::full_like", dtypes=ALL, samples=_likes(1), bench=_like_bench(1.5))
+def full_like(
+    self: Tensor,
+    fill_value: Number,
+    dtype: torch.dtype | None = None,
+    layout: torch.layout | None = None,
+    device: torch.device | None = None,
+    pin_memory: bool | None = None,
+    memory_format: torch.memory_format | None = None,
+) -> Planned:
+    """One value in the shape and layout of self."""
+    if not isinstance(fill_value, (bool, int, float)):
+        raise Declined("a complex value")
+    plan = Plan("_self", "fill_value", *_LIKE_OPTIONS)
+    return _like(self, plan, None, (dtype, layout, pin_memory, memory_format))

@@ -1,0 +1,169 @@
+"""Tensors made from an index: arange, linspace, eye. All are out= operators whose result arrives empty."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from gems_ops.create.numbers import bits, number
+from gems_ops.op import ALL, DOUBLES, NUMBERS, Declined, Sample, op
+from gems_ops.workloads import Workload
+from gems_runtime import LibEntry, device
+
+BLOCK = 512  # few enough for the 4096 positions of a prompt to be made by several programs
+
+
+@LibEntry
+@triton.jit(do_not_specialize=["start", "step"])
+def _arange_kernel(out_ptr, start, step, n, FLOATING: tl.constexpr, BLOCK: tl.constexpr):
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    if FLOATING:
+        x = number(start, True) + i.to(tl.float64) * number(step, True)
+        if out_ptr.dtype.element_ty != tl.float64:
+            x = x.to(tl.float32)
+    else:
+        x = number(start, False) + i * number(step, False)
+    tl.store(out_ptr + i, x.to(out_ptr.dtype.element_ty), mask=i < n)
+
+
+@LibEntry
+@triton.jit(do_not_specialize=["start", "end", "step", "n"])
+def _linspace_kernel(out_ptr, start, end, step, n, BLOCK: tl.constexpr):
+    """From both ends to the middle, so that the last element is exactly `end`."""
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    up = number(start, True) + i.to(tl.float64) * number(step, True)
+    down = number(end, True) - (n - 1 - i).to(tl.float64) * number(step, True)
+    x = tl.where(i < n // 2, up, down)
+    if out_ptr.dtype.element_ty != tl.float64:
+        x = x.to(tl.float32)
+    tl.store(out_ptr + i, x.to(out_ptr.dtype.element_ty), mask=i < n)
+
+
+@LibEntry
+@triton.jit(do_not_specialize=["n_cols", "n_ones"])
+def _eye_kernel(out_ptr, n_cols, n_ones, n, BLOCK: tl.constexpr):
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    one = (i % (n_cols + 1) == 0) & (i // (n_cols + 1) < n_ones)
+    tl.store(out_ptr + i, tl.where(one, 1.0, 0.0).to(out_ptr.dtype.element_ty), mask=i < n)
+
+
+def _blocks(n: int) -> tuple[tuple[int], int]:
+    block = triton.next_power_of_2(n) if device.interpreted() else BLOCK
+    return (-(-n // block),), block
+
+
+def _sized(out: Tensor, *shape: int) -> Tensor:
+    """`out` in this shape, if it arrived empty or has it."""
+    if out.numel() == 0:
+        return out.resize_(shape)
+    if tuple(out.shape) != shape or not out.is_contiguous():
+        raise Declined(f"out= has the shape {tuple(out.shape)}, the result {shape}, or is not contiguous")
+    return out
+
+
+def _length(start: float, end: float, step: float) -> int:
+    """Elements of a range; integers exactly, floating point in float64 as ATen."""
+    if type(start) is int and type(end) is int and type(step) is int and step:
+        n = -((start - end) // step)
+    elif not all(map(math.isfinite, (start, end, step))) or step == 0:
+        raise Declined("a range that is infinite or has no step")
+    else:
+        n = math.ceil((float(end) - float(start)) / float(step))
+    if n <= 0:
+        raise Declined("a range that is empty or runs away from its end")
+    return n
+
+
+def _ranges(dtype: torch.dtype) -> Iterator[Sample]:
+    ranges = [(0, 5), (3, 40, 4), (100, 1, -7)]
+    if dtype.is_floating_point:
+        ranges += [(0.0, 1.0, 0.1), (-1.5, 2.25, 0.3), (1, 0, -0.125)]
+    for numbers in ranges:
+        yield Sample(numbers, {"out": torch.empty(0, dtype=dtype)})
+
+
+def _range_bench(n: int) -> Workload:
+    def make(dtype: torch.dtype, where: torch.device) -> tuple[tuple, dict]:
+        return (0, n, 1), {"out": torch.empty(n, dtype=dtype, device=where)}
+
+    return Workload(str(n), make, dtypes=(torch.int64, torch.float32))
+
+
+@op("aten::arange.start_out", dtypes=NUMBERS, samples=_ranges, resizes_out=True, bench=(_range_bench(4096), _range_bench(1 << 26)))
+def arange(start: float, end: float, step: float = 1, *, out: Tensor) -> Tensor:
+    """start, start + step, ... up to but not including end, each computed as start + i * step in float64 or int64."""
+    floating = out.dtype.is_floating_point
+    if not floating and not (type(start) is int and type(end) is int and type(step) is int):
+        raise Declined(f"a range of {type(start).__name__}, {type(end).__name__} into {out.dtype}")
+    if not floating and not all(-(2**63) <= v < 2**63 for v in (start, end, step)):
+        raise Declined("the range does not fit in 64 bits")
+    n = _length(start, end, step)
+    _sized(out, n)
+    grid, block = _blocks(n)
+    if floating:
+        start, step = bits(start), bits(step)
+    _arange_kernel[grid](out, start, step, n, floating, block)
+    return out
+
+
+def _spaces(dtype: torch.dtype) -> Iterator[Sample]:
+    for start, end, steps in ((0, 1, 5), (-2.5, 7.25, 50), (3, -3, 2), (1.5, 4.0, 1), (0.1, 0.1, 7)):
+        yield Sample((start, end, steps), {"out": torch.empty(0, dtype=dtype)})
+
+
+def _space_bench(n: int) -> Workload:
+    def make(dtype: torch.dtype, where: torch.device) -> tuple[tuple, dict]:
+        return (-1.0, 1.0, n), {"out": torch.empty(n, dtype=dtype, device=where)}
+
+    return Workload(str(n), make, dtypes=(torch.float32,))
+
+
+@op("aten::linspace.out", dtypes=DOUBLES, samples=_spaces, resizes_out=True, bench=(_space_bench(4096), _space_bench(1 << 26)))
+def linspace(start: float, end: float, steps: int, *, out: Tensor) -> Tensor:
+    """`steps` numbers from start to end at equal distances, computed in float64."""
+    if steps < 1 or not all(isinstance(v, (int, float)) and math.isfinite(v) for v in (start, end)):
+        raise Declined(f"{steps} steps from {start} to {end}")
+    _sized(out, steps)
+    grid, block = _blocks(steps)
+    step = (float(end) - float(start)) / (steps - 1) if steps > 1 else 0.0
+    last = end if steps > 1 else start
+    _linspace_kernel[grid](out, bits(start), bits(last), bits(step), steps, block)
+    return out
+
+
+def _eyes(*columns: int) -> object:
+    def make(dtype: torch.dtype) -> Iterator[Sample]:
+        for n in (1, 2, 7, 33):
+            for m in columns or (None,):
+                yield Sample((n,) if m is None else (n, m), {"out": torch.empty(0, dtype=dtype)})
+
+    return make
+
+
+def _eye_bench(*shape: int) -> tuple[Workload, ...]:
+    def make(dtype: torch.dtype, where: torch.device) -> tuple[tuple, dict]:
+        return shape, {"out": torch.empty((shape * 2)[:2], dtype=dtype, device=where)}
+
+    return (Workload("x".join(map(str, (shape * 2)[:2])), make),)
+
+
+@op("aten::eye.out", dtypes=ALL, samples=_eyes(), resizes_out=True, bench=_eye_bench(8192))
+def eye(n: int, *, out: Tensor) -> Tensor:
+    """The n x n identity matrix."""
+    return eye_m(n, n, out=out)
+
+
+@op("aten::eye.m_out", dtypes=ALL, samples=_eyes(1, 5, 40), resizes_out=True)
+def eye_m(n: int, m: int, *, out: Tensor) -> Tensor:
+    """Ones on the main diagonal of an n x m matrix of zeros."""
+    if n <= 0 or m <= 0:
+        raise Declined(f"an empty matrix {n} x {m}")
+    _sized(out, n, m)
+    grid, block = _blocks(n * m)
+    _eye_kernel[grid](out, m, min(n, m), n * m, block)
+    return out
