@@ -158,9 +158,19 @@ def decode(text: str) -> Record:
     # over the text itself: making the canonical text anew to compare with took half of the time of a read
     if tail != _tail(kind, body_text):
         raise ValueError("the checksum does not fit")
-    body = _parse(body_text)
+    return from_body(kind, parse(body_text))
+
+
+def from_body(kind: str, body: Json) -> Record:
+    """The record of kind `d` or `m` with these fields. Raises ValueError for what is no such record."""
     _check_body(_KINDS[kind], body)
     return _KINDS[kind](**body)
+
+
+def verify_key(record: Record) -> None:
+    """Raise ValueError if the key is not that of the record's fields, as in every record that was not made by hand."""
+    if digest(record.fields) != record.key:
+        raise ValueError(f"the key of {name_of(record)} is not that of its fields")
 
 
 # A record is {"body":...,"checksum":"...","kind":"d","schema":2}: its keys in order, and all but the body of fixed length.
@@ -184,20 +194,21 @@ def _check_body(cls: type, body: object) -> None:
             raise ValueError(f"{f.name} of a {cls.__name__} is not as it should be: {str(body[f.name])[:60]!r}")
 
 
-def _parse(text: str) -> Json:
+def parse(text: str, depth: int = MAX_DEPTH) -> Json:
+    """JSON with neither NaN nor huge numbers nor deep nesting. Raises ValueError for anything else."""
     try:
         value = _DECODER.decode(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    if _is_deep(value):
+    if _is_deep(value, depth):
         raise ValueError("nested too deeply")
     return value
 
 
-def _is_deep(value: Json) -> bool:
-    """True if lists and dicts lie in each other more than MAX_DEPTH deep."""
+def _is_deep(value: Json, depth: int) -> bool:
+    """True if lists and dicts lie in each other more than `depth` deep."""
     level: list[Json] = [value]
-    for _ in range(MAX_DEPTH):
+    for _ in range(depth):
         below: list[Json] = []
         for outer in level:
             if type(outer) is dict:

@@ -42,6 +42,11 @@ def flag(text: str) -> bool:
     return known[text.strip().lower()]
 
 
+def paths(text: str) -> tuple[Path, ...]:
+    """Read a list of paths as PATH is written."""
+    return tuple(Path(part) for part in text.split(os.pathsep) if part)
+
+
 def env(name: str, default: T, parse: Callable[[str], T], doc: str) -> T:
     """A settings field read from the environment variable `name` when the process first asks for settings."""
 
@@ -67,6 +72,11 @@ class Settings:
 
     cache_dir: Path = env("GEMS_CACHE_DIR", _user_cache(), Path, "directory of the tuning store.")
     store: bool = env("GEMS_STORE", True, flag, "0 keeps tuning results in memory only.")
+    overrides: Path | None = env("GEMS_OVERRIDES", None, Path, "file of pinned decisions; overrides.json in GEMS_CACHE_DIR.")
+    team_stores: tuple[Path, ...] = env("GEMS_TEAM_STORES", (), paths, "stores and bundles that are only read, separated by colons.")
+    packaged: bool = env("GEMS_PACKAGED", True, flag, "0 leaves out results that installed packages bring.")
+    redis: str = env("GEMS_REDIS", "", str, "URL of a Redis server that is asked last, such as redis://host:6379/0.")
+    redis_write: bool = env("GEMS_REDIS_WRITE", False, flag, "1 sends results to that server, and tunes a key on one host only.")
     tune: Mode = env("GEMS_TUNE", Mode.AUTO, Mode, "one of " + ", ".join(m.value for m in Mode) + ".")
     salt: str = env("GEMS_STORE_SALT", "", str, "any text; results stored under another salt are not seen.")
     tune_wait_s: float = env("GEMS_TUNE_WAIT_S", 600.0, float, "seconds to wait for another process's tuning.")

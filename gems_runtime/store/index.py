@@ -2,148 +2,125 @@
 
 from __future__ import annotations
 
-import sqlite3
+import logging
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
-import diskcache
+from gems_runtime import stats
+from gems_runtime.store.place import make_private
+from gems_runtime.store.rows import BrokenIndex, Rows, identity, sqlite_as_os_error
 
-from gems_runtime.store.place import is_writable, make_private
+if TYPE_CHECKING:
+    import diskcache
 
-# Plain inline SQLite text; every other mode makes diskcache open a file that the row names, or unpickle.
-_INLINE = 1
+T = TypeVar("T")
 # 100,000 decisions of 3 KB with their measurements. Nothing is evicted: beyond this, writing fails and says so.
 _SIZE_LIMIT = 4 << 30
+# How long a write waits for other processes.
+LOCKED_S = 30
 # Longer than any record, so that no value is moved to a file beside the database.
 _INLINE_LIMIT = 1 << 20
-# What reading or writing the database may raise; diskcache lets SQLite's own errors through.
-ERRORS = (sqlite3.Error, diskcache.Timeout, OSError)
-
-
-class UnsafeRow(ValueError):
-    """A row that this project did not write; reading it could run code or open a file of the writer's choice."""
-
-
-class TextDisk(diskcache.Disk):
-    """Keys and values are text stored inline. Rows of any other kind are refused before they are looked into."""
-
-    def put(self, key: str) -> tuple[str, bool]:
-        if type(key) is not str:
-            raise TypeError(f"store keys are text, not {type(key).__name__}")
-        return key, True
-
-    def get(self, key: object, raw: bool) -> str:
-        # Not raised: diskcache calls this while iterating, and one planted key must not hide the rest.
-        return key if raw and type(key) is str else ""
-
-    def store(self, value: str, read: bool, key: object = diskcache.UNKNOWN) -> tuple[int, int, None, str]:
-        if read or type(value) is not str:
-            raise TypeError(f"store values are text, not {type(value).__name__}")
-        return len(value), _INLINE, None, value
-
-    def fetch(self, mode: int, filename: str | None, value: object, read: bool) -> str:
-        if mode != _INLINE or filename is not None or type(value) is not str:
-            raise UnsafeRow("not inline text")
-        return value
-
-    def remove(self, file_path: str) -> None:
-        """Nothing: we store no files, so a row that names one was planted to have it deleted."""
+# Entries written in one transaction.
+_BATCH = 500
+_log = logging.getLogger(__name__)
 
 
 class Index:
-    """Named texts in `directory`. Reading an index that does not exist creates nothing."""
+    """Named texts in `directory`. Reading an index that does not exist creates nothing. Trouble is an OSError."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._cache: diskcache.Cache | None = None
-        self._file: tuple[int, int] | None = None
+        self._rows = Rows(directory, is_ours=True)
+        self._opened: tuple[int, int] | None = None
 
     @property
     def exists(self) -> bool:
-        return self._path.exists()
+        return self._rows.path.exists()
 
     def get(self, name: str) -> str | None:
-        """The text, or None. Raises UnsafeRow, or one of ERRORS if the database cannot be read."""
-        if not self.exists:
-            return None
-        if is_writable(self.directory):
-            return self._open().get(name)
-        rows = self._frozen("SELECT mode, filename, value FROM Cache WHERE raw = 1 AND key = ?", name)
-        return TextDisk(str(self.directory)).fetch(*rows[0], False) if rows else None
+        """The text, or None. Raises UnsafeRow."""
+        return self._repaired(lambda: self._rows.get(name))
+
+    def items(self) -> Iterator[tuple[str, str | None]]:
+        """Every name in order with its text, or with None for a row that is unsafe."""
+        return iter(self._repaired(lambda: list(self._rows.items())))
+
+    def last_uses(self) -> dict[str, float]:
+        """When each entry was last read, to within a day."""
+        return self._repaired(self._rows.last_uses)
 
     def put(self, name: str, text: str) -> None:
-        """Keep the text. Raises one of ERRORS."""
-        cache = self._open()
-        if cache.volume() > _SIZE_LIMIT:
-            raise OSError(f"{self.directory} holds more than {_SIZE_LIMIT >> 30} GiB")
-        cache.set(name, text)
+        """Keep the text."""
+        self._write(lambda: self._put(name, text))
 
-    def delete(self, name: str) -> None:
-        """Forget the text. Raises one of ERRORS."""
+    def put_all(self, entries: Mapping[str, str]) -> None:
+        """Keep these texts, some hundreds in one transaction: other processes write in between."""
+        pending = list(entries.items())
+        for start in range(0, len(pending), _BATCH):
+            self._in_one(lambda some=pending[start : start + _BATCH]: [self._put(name, text) for name, text in some])
+
+    def delete_all(self, names: Iterable[str]) -> None:
+        """Forget these texts."""
         if self.exists:
-            self._open().delete(name)
+            self._in_one(lambda: [self._cache.delete(name) for name in names])
 
-    def names(self) -> Iterator[str]:
-        """Every name in order. Rows whose key is not text are passed over."""
-        if not self.exists:
-            return
-        if is_writable(self.directory):
-            yield from filter(None, self._open().iterkeys())
-        else:
-            yield from (row[0] for row in self._frozen("SELECT key FROM Cache WHERE raw = 1 AND typeof(key) = 'text'"))
+    def _in_one(self, act: Callable[[], object]) -> None:
+        def transaction() -> None:
+            with self._cache.transact():
+                act()
+
+        self._write(transaction)
+
+    def _write(self, act: Callable[[], object]) -> None:
+        from gems_runtime.store.disk import Timeout
+
+        try:
+            self._repaired(act)
+        except Timeout:
+            raise OSError(f"{self.directory} has been locked for {LOCKED_S} s") from None
+
+    def _put(self, name: str, text: str) -> None:
+        if self._cache.volume() > _SIZE_LIMIT:
+            raise OSError(f"{self.directory} holds more than {_SIZE_LIMIT >> 30} GiB")
+        self._cache.set(name, text)
 
     def close(self) -> None:
-        if self._cache is not None:
+        """Close the database; it opens again when it is asked."""
+        self._rows.close()
+        if "_cache" in self.__dict__:
             self._cache.close()
-            self._cache = None
+            del self._cache
+        self._opened = None
 
-    def set_aside(self) -> None:
-        """Move a database that SQLite calls broken out of the way, unless another process has. Raises OSError."""
-        self.close()
-        if self._file == _identity(self._path):
-            self.directory.rename(self.directory.with_name(f"{self.directory.name}.broken-{time.time_ns()}"))
+    @cached_property
+    def _cache(self) -> diskcache.Cache:
+        from gems_runtime.store.disk import open_cache
 
-    @property
-    def _path(self) -> Path:
-        return self.directory / diskcache.core.DBNAME
+        make_private(self.directory)  # diskcache would make it 0755
+        # and the database 0644; SQLite gives its log the same permissions
+        os.close(os.open(self._rows.path, os.O_RDWR | os.O_CREAT, 0o600))
+        self._opened = identity(self._rows.path)
+        return open_cache(self.directory, LOCKED_S, _SIZE_LIMIT, _INLINE_LIMIT)
 
-    def _open(self) -> diskcache.Cache:
-        if self._cache is None:
-            make_private(self.directory)  # diskcache would make it 0755
-            self._file = _identity(self._path)
-            self._cache = diskcache.Cache(
-                str(self.directory),
-                timeout=30,
-                disk=TextDisk,
-                eviction_policy="none",
-                cull_limit=0,
-                statistics=0,
-                tag_index=0,
-                size_limit=_SIZE_LIMIT,
-                disk_min_file_size=_INLINE_LIMIT,
-            )
-            self._file = _identity(self._path)
-        return self._cache
-
-    def _frozen(self, query: str, *values: str) -> list[tuple[object, ...]]:
-        """Rows of a database in a directory that we may not write; diskcache writes when it opens one."""
-        con = sqlite3.connect(f"{self._path.absolute().as_uri()}?immutable=1", uri=True)
+    def _repaired(self, act: Callable[[], T]) -> T:
+        """`act()`, and if the database is broken, once more without it."""
         try:
-            return con.execute(query, values).fetchall()
-        finally:
-            con.close()
+            with sqlite_as_os_error(self._rows.path):
+                return act()
+        except BrokenIndex as error:
+            self._set_aside(error)
+        with sqlite_as_os_error(self._rows.path):
+            return act()
 
-
-def is_broken(error: Exception) -> bool:
-    """True if SQLite says that the file is no database, or a damaged one; not that it is busy, full or read-only."""
-    return isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Which file is at the path now."""
-    try:
-        info = path.stat()
-    except FileNotFoundError:
-        return None
-    return info.st_dev, info.st_ino
+    def _set_aside(self, error: BrokenIndex) -> None:
+        """Move the database that is broken out of the way, unless another process has done so and begun a new one."""
+        seen = self._opened or self._rows.opened
+        self.close()
+        if seen == identity(self._rows.path):
+            stats.count("rejected")
+            _log.warning("setting a broken index aside: %s", error)
+            self.directory.rename(self.directory.with_name(f"{self.directory.name}.broken-{time.time_ns()}"))

@@ -1,10 +1,18 @@
-"""The directory of a store: made private, believed or not, writable or not."""
+"""The directory of a store: made private, believed or not, writable or not, on this machine or on a network."""
 
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from pathlib import Path
+
+# File systems that other machines write to, or whose locks SQLite may not rely on. Every fuse.* counts as well.
+_NETWORK = frozenset(
+    "nfs nfs4 cifs smb smb3 smbfs smb2 lustre ceph glusterfs gpfs beegfs fhgfs afs panfs pvfs2 orangefs wekafs gfs2 ocfs2 ncpfs "
+    "9p virtiofs vboxsf prl_fs drvfs".split()
+)
+_MOUNTS = Path("/proc/self/mounts")
 
 
 def make_private(directory: Path) -> None:
@@ -32,12 +40,40 @@ def is_writable(directory: Path) -> bool:
 
 def why_unwritable(directory: Path) -> str:
     """What keeps a directory that may not exist yet from being written, or the empty text. Leaves nothing behind."""
-    place = directory
-    while not place.exists() and place != place.parent:
-        place = place.parent
+    place = nearest(directory)
     try:
         # permissions do not say it all (root, read-only mounts, /proc): try, with a file that never has a name
         with tempfile.TemporaryFile(dir=place):
             return ""
     except OSError as error:
         return f"{place}: {error.strerror}"
+
+
+def nearest(directory: Path) -> Path:
+    """The directory, or the nearest one above it that exists."""
+    while not directory.exists() and directory != directory.parent:
+        directory = directory.parent
+    return directory
+
+
+def filesystem(directory: Path) -> str:
+    """Type of the file system that the directory is, or would be, on (`ext4`, `nfs4`); empty where it is not known."""
+    try:
+        lines = _MOUNTS.read_text().splitlines()
+    except OSError:  # not Linux
+        return ""
+    where = nearest(directory).resolve()
+    # of mounts at one place the last covers the others, and max() keeps the first of equals
+    mounts = [(Path(_unescaped(line.split()[1])), line.split()[2]) for line in reversed(lines) if line.count(" ") > 2]
+    above = [(len(point.parts), kind) for point, kind in mounts if point == where or point in where.parents]
+    return max(above, key=lambda mount: mount[0], default=(0, ""))[1]
+
+
+def _unescaped(text: str) -> str:
+    """A path as the kernel writes it: a space is \\040."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
+
+
+def is_network(kind: str) -> bool:
+    """True for a type of file system that the local index must not be on."""
+    return kind in _NETWORK or kind.startswith("fuse.")

@@ -20,7 +20,9 @@ from test_records import FIELDS, decision, measurement
 from gems_runtime import records, settings, stats, store
 from gems_runtime.errors import StoreError
 from gems_runtime.records import digest
-from gems_runtime.store.index import Index, TextDisk, UnsafeRow
+from gems_runtime.store.disk import TextDisk
+from gems_runtime.store.index import Index
+from gems_runtime.store.rows import UnsafeRow
 
 
 class Payload:
@@ -169,7 +171,7 @@ import os, sys
 from pathlib import Path
 from test_records import decision, measurement
 from gems_runtime import store
-import gems_runtime.store.index  # the other user may not read this interpreter's library
+import gems_runtime.store.disk  # the other user may not read this interpreter's library
 os.setgid(65534); os.setuid(65534)
 folder = Path(sys.argv[1])
 before = sorted(p.name for p in (folder / "index").iterdir())
@@ -216,7 +218,7 @@ def test_many_entries_stay(own_store: Path) -> None:
     for i in range(3000):
         opened.put(f"m/{i:032x}", "x" * 500)
     opened.close()
-    assert len(list(Index(own_store / "index").names())) == 3000
+    assert len(list(Index(own_store / "index").items())) == 3000
 
 
 def test_a_forked_child_reads_and_writes_its_own(filled: Path) -> None:
