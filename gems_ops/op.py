@@ -55,6 +55,7 @@ class Op:
     wide: bool = False  # indexes operands of 2**31 elements and more
     resizes_out: bool = False  # the declared form is an out= one, whose tensor arrives empty and is resized
     random: bool = False  # draws from a generator: equal calls differ
+    needs_native: bool = False  # routed only where the device has an ATen kernel for it; elsewhere ATen uses its parts
     keyed: frozenset[str] = frozenset()  # floating point arguments whose values decide the plan
     opinfo: tuple[str, ...] = ()  # torch.testing's names of samples for it, where they are not its own name
     reference: Callable[..., object] | None = None  # truth for custom operators; ATen's own for the rest
@@ -135,6 +136,21 @@ def planned(
 ) -> Callable[[Callable[..., object]], Callable[..., object]]:
     """As `op`, for a function that builds the plan of `name` (see `Op.plan`) instead of computing anything."""
     return op(name, dtypes=dtypes, samples=samples, planner=True, **fields)
+
+
+_plain: dict[str, Callable[..., object]] = {}
+
+
+def plain(fn: Callable[..., object]) -> Callable[..., object]:
+    """Offer a function that calls operators, and is none itself, to users under its name."""
+    _plain[fn.__name__] = fn
+    return fn
+
+
+def plain_function(name: str) -> Callable[..., object] | None:
+    """The function that was offered as `name`."""
+    all_ops()
+    return _plain.get(name)
 
 
 def all_ops() -> list[Op]:

@@ -85,5 +85,6 @@ def _compiled(text: str) -> Callable[..., Planned]:
 
 def call(plan: Callable[..., Planned], *args: object, out: Tensor | tuple[Tensor, ...] | None = None) -> object:
     """Plan one call and make it."""
-    outs = () if out is None else out if isinstance(out, tuple) else (out,)
-    return plan(*args, out=out)(*args, *outs)
+    if out is None:
+        return plan(*args)(*args)
+    return plan(*args, out=out)(*args, *(out if isinstance(out, tuple) else (out,)))

@@ -143,11 +143,12 @@ def plan_call(form: Form, args: tuple, outs: tuple) -> Callable[..., object]:
         check_output(op, out)
     check_overlap(form, args, outs)
     written = args[:1] if form.kind is Kind.IN_PLACE else outs
-    out = None if not written else written[0] if len(written) == 1 else written
     if op.plan is not None:
-        # only plans of operators that have such forms know the words
-        target = {"out": out} if op.writes_out else {}
-        plan = op.plan(*args, **target, **({"in_place": True} if form.kind is Kind.IN_PLACE else {}))
+        # only plans of operators that have an in-place or out= form know these words
+        words: dict[str, object] = {"in_place": True} if form.kind is Kind.IN_PLACE else {}
+        if written:
+            words["out"] = written[0] if len(written) == 1 else written
+        plan = op.plan(*args, **words)
     else:
         plan = signature.adapter(form)
     if form.kind is not Kind.FUNCTIONAL:
@@ -257,10 +258,16 @@ def installed() -> frozenset[str]:
     return frozenset(_routes)
 
 
+def is_routed(form: Form, key: str) -> bool:
+    """False for an overload that this torch computes on such a device from other operators."""
+    return not form.op.needs_native or torch._C._dispatch_has_kernel_for_dispatch_key(form.name, key)
+
+
 def install(ops: Iterable[Op], log: Callable[[str], None] | None = None) -> None:
     """Make exactly these operators the routed ones: install what is missing, remove the rest."""
-    wanted = {form.name: form for op in ops if op.name.startswith("aten::") for form in forms(op)}
-    key = device.dispatch_key() if wanted else ""
+    every = [form for op in ops if op.name.startswith("aten::") for form in forms(op)]
+    key = device.dispatch_key() if every else ""
+    wanted = {form.name: form for form in every if is_routed(form, key)}
     with _lock:
         for name in [n for n, r in _routes.items() if n not in wanted or r.key != key or r.log is not log]:
             _routes.pop(name).remove()

@@ -1,3 +1,3 @@
-"""Operators that normalise rows: softmax and log_softmax, forward and backward."""
+"""Operators that normalise rows: softmax and log_softmax, layer norm and RMS norm, forward and backward."""
 
-from gems_ops.rows import softmax, softmax_backward  # noqa: F401
+from gems_ops.rows import layer_norm, softmax, softmax_backward  # noqa: F401

@@ -13,6 +13,12 @@ def row_offsets(rows, inner, stride_outer, stride_inner):
 
 
 @triton.jit
+def load_rows(ptr, row, stride_row, col, mask):
+    """Elements [R, N] of dense rows, as `widen` gives them; 0 outside the mask. row is int64."""
+    return widen(tl.load(ptr + (row * stride_row)[:, None] + col[None, :], mask=mask, other=0))
+
+
+@triton.jit
 def widen(x):
     """x in the dtype arithmetic is done in."""
     if x.dtype == tl.float64:

@@ -18,9 +18,13 @@ from gems_ops.fused import custom
 from gems_ops.fused.gated import silu_and_mul
 from gems_ops.fused.rms_norm import rms_norm
 from gems_ops.fused.rotary import apply_rotary_pos_emb
+from gems_ops.fused.skip_norm import add_rms_norm, fused_add_rms_norm, skip_layer_norm, skip_rms_norm
 from gems_ops.op import find
 from gems_ops.register import counts_of
 from gems_runtime import device
+
+
+NAMES = ("rms_norm", "silu_and_mul", "apply_rotary_pos_emb", "skip_layer_norm", "add_rms_norm")
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -34,6 +38,14 @@ def call_of(name: str) -> tuple[Callable[..., object], Callable[..., object], li
         return (lambda x, w: rms_norm(x, (10,), w, 1e-6)), (lambda x, w: formula(x, [10], w, 1e-6)), [random(3, 4, 10), random(10, seed=1)]
     if name == "silu_and_mul":
         return silu_and_mul, formula, [random(6, 10), random(6, 10, seed=1)]
+    x, residual, weight, bias = random(3, 4, 10), random(3, 4, 10, seed=1), random(10, seed=2), random(10, seed=3)
+    if name == "skip_layer_norm":
+        return (
+            (lambda x, r, w, b: skip_layer_norm(x, r, (10,), w, b, 1e-6)),
+            (lambda x, r, w, b: formula(x, r, [10], w, b, 1e-6)), [x, residual, weight, bias],
+        )  # fmt: skip
+    if name == "add_rms_norm":
+        return (lambda x, r, w: add_rms_norm(x, r, w, 1e-6)), (lambda x, r, w: formula(x, r, w, 1e-6)), [x, residual, weight]
     angle = random(7, 4, seed=2)
     fixed = (angle.cos(), angle.sin(), torch.tensor([[0, 6, 2]], device=angle.device), True)
     return (lambda q, k: apply_rotary_pos_emb(q, k, *fixed)), (lambda q, k: formula(q, k, *fixed)), [random(1, 3, 2, 8), random(1, 3, 1, 8, seed=1)]
@@ -49,7 +61,7 @@ def gradients(function: Callable[..., object], inputs: list[Tensor], weighted: b
 
 
 @pytest.mark.parametrize("weighted", [True, False])
-@pytest.mark.parametrize("name", ["rms_norm", "silu_and_mul", "apply_rotary_pos_emb"])
+@pytest.mark.parametrize("name", NAMES)
 def test_gradients_are_those_of_the_formula(name: str, weighted: bool) -> None:
     ours, formula, inputs = call_of(name)
     backward = counts_of(f"gems::{name}_backward" if name != "apply_rotary_pos_emb" else f"gems::{name}")
@@ -59,7 +71,7 @@ def test_gradients_are_those_of_the_formula(name: str, weighted: bool) -> None:
     torch.testing.assert_close(got, want)
 
 
-@pytest.mark.parametrize("name", ["rms_norm", "silu_and_mul", "apply_rotary_pos_emb"])
+@pytest.mark.parametrize("name", NAMES)
 def test_compiles_without_a_graph_break(name: str) -> None:
     ours, _, inputs = call_of(name)
     compiled = torch.compile(ours, fullgraph=True, backend="aot_eager")
@@ -67,7 +79,7 @@ def test_compiles_without_a_graph_break(name: str) -> None:
     torch.testing.assert_close(gradients(compiled, inputs, True), gradients(ours, inputs, True))
 
 
-@pytest.mark.parametrize("name", ["rms_norm", "silu_and_mul", "apply_rotary_pos_emb"])
+@pytest.mark.parametrize("name", NAMES)
 def test_fake_and_schema_say_what_the_kernel_does(name: str) -> None:
     op = find(f"gems::{name}")[0]
     for sample in list(op.samples(torch.float32))[:3]:
@@ -100,8 +112,31 @@ def test_two_dtypes_and_shapes_are_promoted_and_broadcast() -> None:
 def test_shapes_that_do_not_fit_are_named() -> None:
     with pytest.raises(ValueError, match="normalized_shape"):
         rms_norm(random(3, 10), (9,), random(9))
+    with pytest.raises(ValueError, match="residual"):
+        skip_layer_norm(random(3, 10), random(4, 10), (10,), random(10), random(10))
     with pytest.raises(ValueError, match="position_ids"):
         apply_rotary_pos_emb(random(1, 3, 2, 8), random(1, 3, 1, 8), random(2, 4), random(2, 4))
+
+
+@pytest.mark.parametrize("sliced", [False, True])
+def test_add_rms_norm_in_place(sliced: bool) -> None:
+    x, residual, weight = random(3, 10), random(3, 10, seed=1), random(10, seed=2)
+    y, total = find("gems::add_rms_norm")[0].reference(x, residual, weight)
+    torch.testing.assert_close(skip_rms_norm(x, residual, (10,), weight), y)
+    if sliced:  # rows that lie apart are written where they are; columns that do are copied
+        x, residual = (torch.stack([t, t], d)[:, 0] if d == 1 else torch.stack([t, t], d)[..., 0] for d, t in ((1, x), (2, residual)))
+    got = fused_add_rms_norm(x, residual, (10,), weight)
+    assert got[0] is x and got[1] is residual
+    torch.testing.assert_close((x, residual), (y, total))
+
+
+def test_add_rms_norm_in_place_is_differentiable() -> None:
+    leaves = [random(3, 10), random(3, 10, seed=1), random(10, seed=2)]
+
+    def in_place(x: Tensor, residual: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        return fused_add_rms_norm(x * 1, residual * 1, (10,), weight)
+
+    torch.testing.assert_close(gradients(in_place, leaves, True), gradients(add_rms_norm, leaves, True))
 
 
 class _Names(TorchDispatchMode):
@@ -116,7 +151,7 @@ class _Names(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("name", ["rms_norm", "silu_and_mul", "apply_rotary_pos_emb"])
+@pytest.mark.parametrize("name", NAMES)
 def test_modes_tracers_and_fake_tensors_see_the_operator(name: str) -> None:
     ours, _, inputs = call_of(name)
     with torch.no_grad(), _Names() as names:
@@ -137,7 +172,7 @@ def test_a_view_with_its_neg_bit_set_is_read_as_its_values() -> None:
         torch.testing.assert_close(rms_norm(x.conj().imag, (1,), weight), -want)
 
 
-@pytest.mark.parametrize("name", ["rms_norm", "silu_and_mul", "apply_rotary_pos_emb"])
+@pytest.mark.parametrize("name", NAMES)
 def test_the_second_call_of_a_signature_makes_no_plan(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ours, _, inputs = call_of(name)
     planned, original = [], custom.on_device_of

@@ -22,7 +22,8 @@ from torch.utils._pytree import tree_map
 import flag_gems
 from gems_ops.layout import has_overlap
 from gems_ops.op import Op, all_ops, base_name
-from gems_ops.register import counters, reset_counters
+from gems_ops.register import counters, is_routed, reset_counters
+from gems_ops.variants import forms
 from gems_runtime import device
 
 ON_GPU = torch.cuda.is_available()
@@ -43,7 +44,8 @@ def infos_of(op: Op) -> list[OpInfo]:
 def cases() -> list[tuple[OpInfo, tuple[Op, ...], torch.dtype]]:
     by_info: dict[str, tuple[OpInfo, list[Op]]] = {}
     for op in all_ops():
-        for info in infos_of(op):
+        routed = any(is_routed(form, device.dispatch_key()) for form in forms(op))
+        for info in infos_of(op) if routed else ():
             by_info.setdefault(info.full_name, (info, []))[1].append(op)
     found = []
     for name in sorted(by_info):
