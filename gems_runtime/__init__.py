@@ -2,7 +2,8 @@
 
 Modules, top to bottom; each imports only from those above it:
 errors, settings, compat, device, stats, signature, grid, chain, launch, native, records, toolchain, fingerprint, store, flight,
-bench, numerics, candidates, contest, argspec, gridspec, untuned, strategy, tuner, tuned, entry, target, warm, cli,
+bench, numerics, strategy, transfer, policy, options, candidates, contest, problem, argspec, gridspec, untuned, tuner, tuned, entry,
+modes, target, warm, cli,
 __main__. Importing the package opens no file and touches no device.
 """
 
@@ -16,6 +17,9 @@ _PUBLIC = {
     "libentry": "entry",
     "LibTuner": "tuned",
     "libtuner": "tuned",
+    "Mode": "settings",
+    "seal": "modes",
+    "tune_mode": "modes",
     "native_status": "native",
 }
 

@@ -1,4 +1,4 @@
-"""The only timing code: GPU time of one launch, with a cold L2, from CUDA events."""
+"""The only timing code: GPU time of one launch, from CUDA events, alone with a cold L2 or in a replayed graph."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import torch
 
 from gems_runtime import device
 
-# Names everything below that changes a number; part of every tuning key.
-PROTOCOL = "events-cold-1"
 _SCREEN_MS = 3.0
 _FLUSH_BYTES = 256 << 20
+_FLUSH_US = 100.0
 
 
 @dataclass(frozen=True)
@@ -40,27 +39,66 @@ class Launch:
         self.after()
 
 
-class ColdTimer:
-    """Times launches on the current CUDA device. Holds a buffer that is larger than the L2 while it lives."""
+class Timer:
+    """Times launches on the current CUDA device."""
 
-    def __init__(self) -> None:
+    # Names everything that changes a number; part of every tuning key.
+    protocol = ""
+
+    def __init__(self, budget_ms: float | None = None, warmup_ms: float | None = None) -> None:
+        self._budget_ms = _SCREEN_MS if budget_ms is None else budget_ms
+        self._warmup_ms = warmup_ms or 0.0
+
+    def __call__(self, launch: Launch, budget_ms: float | None = None) -> Timing:
+        """A look that takes about `budget_ms`, and at least three samples."""
+        launch()  # loads the module
+        first = self.samples(launch, 1)[0]
+        spent = self.cost_us(launch, first)
+        while spent < self._warmup_ms * 1000:
+            first = self.samples(launch, 1)[0]
+            spent += self.cost_us(launch, first)
+        n = int((budget_ms or self._budget_ms) * 1000 / self.cost_us(launch, first))
+        return summary([first, *self.samples(launch, max(2, min(1000, n)))])
+
+    def samples(self, launch: Launch, n: int) -> list[float]:
+        """The time of a launch in microseconds, n times."""
+        raise NotImplementedError
+
+    def cost_us(self, launch: Launch, sample_us: float) -> float:
+        """How long it took to take such a sample."""
+        raise NotImplementedError
+
+    def compare(self, launches: list[Launch], budget_ms: float = 40.0) -> list[Timing]:
+        """A second look at close contenders, in rounds, so that a change of clock meets all of them alike."""
+        taken: list[list[float]] = [[] for _ in launches]
+        spent, rounds = 0.0, 0
+        while rounds < 5 or (rounds < 30 and spent < budget_ms * 1000):
+            for times, launch in zip(taken, launches):
+                times += self.samples(launch, 2)
+            spent += sum(2 * self.cost_us(launch, times[-1]) for times, launch in zip(taken, launches))
+            rounds += 1
+        return [summary(times) for times in taken]
+
+
+class ColdTimer(Timer):
+    """One launch at a time, with a cold L2, between CUDA events. Holds a buffer larger than the L2 while it lives."""
+
+    protocol = "events-cold-1"
+
+    def __init__(self, budget_ms: float | None = None, warmup_ms: float | None = None) -> None:
+        super().__init__(budget_ms, warmup_ms)
         size = max(_FLUSH_BYTES, 2 * device.identity().l2_bytes)
         # Writing it also takes the GPU longer (about 80 us on an H200) than the host needs to enqueue one launch,
         # so the events time the kernel and not the host.
         self._flush = torch.empty(size, dtype=torch.int8, device=device.torch_device())
 
-    def __call__(self, launch: Launch, budget_ms: float = _SCREEN_MS) -> Timing:
-        """A first look that takes about `budget_ms`, and at least three launches."""
-        launch()  # loads the module
-        first = self.samples(launch, 1)[0]
-        n = max(2, min(100, int(budget_ms * 1000 / (first + 100))))
-        return summary([first, *self.samples(launch, n)])
-
     def samples(self, launch: Launch, n: int) -> list[float]:
-        """The times of n launches in microseconds."""
         pairs = [self._timed(launch) for _ in range(n)]
         device.synchronize()
         return [start.elapsed_time(end) * 1000 for start, end in pairs]
+
+    def cost_us(self, launch: Launch, sample_us: float) -> float:
+        return sample_us + _FLUSH_US
 
     def _timed(self, launch: Launch) -> tuple[torch.Event, torch.Event]:
         start, end = device.timing_event(), device.timing_event()
@@ -72,16 +110,42 @@ class ColdTimer:
         launch.after()
         return start, end
 
-    def compare(self, launches: list[Launch], budget_ms: float = 40.0) -> list[Timing]:
-        """A second look at close contenders, in rounds, so that a change of clock meets all of them alike."""
-        taken: list[list[float]] = [[] for _ in launches]
-        spent, rounds = 0.0, 0
-        while rounds < 5 or (rounds < 30 and spent < budget_ms * 1000):
-            for times, launch in zip(taken, launches):
-                times += self.samples(launch, 2)
-            spent += sum(times[-1] + times[-2] + 200 for times in taken)
-            rounds += 1
-        return [summary(times) for times in taken]
+
+class GraphTimer(Timer):
+    """Replays of a CUDA graph of many launches, with what they leave in the L2: for kernels served from graphs.
+
+    `before` and `after` are in the graph and in the time, as in Triton's `do_bench_cudagraph`.
+    """
+
+    protocol = "graph-warm-1"
+
+    def __init__(self, budget_ms: float | None = None, warmup_ms: float | None = None) -> None:
+        super().__init__(budget_ms, warmup_ms)
+        self._graphs: dict[Launch, tuple[Callable[[], None], int]] = {}
+
+    def samples(self, launch: Launch, n: int) -> list[float]:
+        replay, launches = self._graphs.get(launch) or self._capture(launch)
+        return [_replay_us(replay) / launches for _ in range(n)]
+
+    def cost_us(self, launch: Launch, sample_us: float) -> float:
+        return sample_us * self._graphs[launch][1]
+
+    def _capture(self, launch: Launch) -> tuple[Callable[[], None], int]:
+        one = device.captured(launch)
+        one()
+        # a replay costs the GPU some microseconds of its own, which many launches share
+        launches = max(1, min(200, int(1000 / max(_replay_us(one), 1.0))))
+        self._graphs[launch] = device.captured(lambda: [launch() for _ in range(launches)]), launches
+        return self._graphs[launch]
+
+
+def _replay_us(replay: Callable[[], None]) -> float:
+    start, end = device.timing_event(), device.timing_event()
+    start.record()
+    replay()
+    end.record()
+    device.synchronize()
+    return start.elapsed_time(end) * 1000
 
 
 def summary(times_us: list[float]) -> Timing:

@@ -14,6 +14,7 @@ from triton.runtime._async_compile import AsyncCompileMode, FutureKernel
 from triton.runtime.autotuner import Autotuner
 from triton.runtime.errors import OutOfResources, PTXASError
 
+from gems_runtime import compat, device
 from gems_runtime.bench import Launch
 
 # What a launch with a bad configuration raises; anything else is the caller's mistake and is passed on.
@@ -118,6 +119,21 @@ def _begin(call: Call, config: triton.Config) -> object:
         return call.compile(config)
     except LAUNCH_ERRORS as error:
         return error
+
+
+def first_usable(call: Call, configs: Sequence[triton.Config]) -> triton.Config:
+    """The first configuration that compiles and fits the device; the very first if none does or nothing is compiled."""
+    if device.interpreted():
+        return configs[0]
+    for config in configs:
+        try:
+            kernel = compat.resolve(call.compile(config))
+            if kernel is not None:
+                kernel._init_handles()
+            return config
+        except (*LAUNCH_ERRORS, AssertionError):
+            continue
+    return configs[0]
 
 
 def status_of(error: Exception) -> str:

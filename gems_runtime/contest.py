@@ -1,22 +1,22 @@
-"""Comparing the candidates of one call: check each answer, time each launch, and look twice at the close ones."""
+"""The race between the candidates of one call: compile all, check each answer, time what the policy asks for."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import triton
+from triton.runtime.autotuner import Autotuner
 
-from gems_runtime import bench, numerics, settings, stats
-from gems_runtime.bench import Launch, Timing
+from gems_runtime import bench, numerics, policy, settings, stats
+from gems_runtime.bench import Timing
 from gems_runtime.candidates import LAUNCH_ERRORS, Call, compile_all, status_of
+from gems_runtime.options import options_of
 
 _log = logging.getLogger(__name__)
 
-# Contenders within this share of the best are timed again, at most this many of them.
-_CLOSE, _CLOSE_COUNT = 0.10, 5
 # Within this share of the best, the order of declaration decides: noise should not.
 _TIE = 0.01
 
@@ -35,42 +35,72 @@ class Outcome:
 
 
 class Contest:
-    """Candidates of one call, by their place in the list. `known` outcomes are not measured again."""
+    """A policy's race between the candidates of one call, by their place in the list.
 
-    def __init__(self, call: Call, candidates: list[triton.Config], known: Mapping[int, Outcome] = {}) -> None:
+    `known` outcomes are not measured again. `incumbent` is the winner so far: it stays unless it is clearly beaten.
+    """
+
+    def __init__(
+        self,
+        call: Call,
+        candidates: list[triton.Config],
+        known: Mapping[int, Outcome] = {},
+        incumbent: int | None = None,
+    ) -> None:
         self._call = call
         self._candidates = candidates
+        self._incumbent = incumbent
         self.outcomes: dict[int, Outcome] = dict(known)
 
     def run(self, publish: Callable[[int, Outcome], None] = lambda place, outcome: None) -> None:
         """Measure what is not known. Each outcome is published as soon as there is one: a killed run loses none."""
-        pending = [i for i in range(len(self._candidates)) if i not in self.outcomes]
+        pending = self.untimed()
         if not pending:
             return
-        errors = dict(zip(pending, compile_all(self._call, [self._candidates[i] for i in pending])))
-        gate = self._gate()
+        self._publish = publish
+        self._errors = dict(zip(pending, compile_all(self._call, [self._candidates[i] for i in pending])))
+        self._gate = self._reference()
         try:
-            timer = _timer(self._call)
-            for place in pending:
-                self.outcomes[place] = self._measure(place, errors[place], gate, timer)
-                publish(place, self.outcomes[place])
-            for place in self._look_again(timer):
-                publish(place, self.outcomes[place])
+            self._timer = _timer(self._call.tuner)
+            policy.known(options_of(self._call.tuner).policy)(self)
+            self._defend()
         finally:
-            if gate is not None:
-                gate.restore()
+            if self._gate is not None:
+                self._gate.restore()
         # as stock does after benchmarking: the launch that follows finds zeroed what it expects zeroed
         self._call.tuner.pre_hook(self._call.hook_arguments(self._candidates[0]), reset_only=True)
 
+    def untimed(self) -> list[int]:
+        return [i for i in range(len(self._candidates)) if i not in self.outcomes]
+
+    def timings(self) -> dict[int, Timing]:
+        return {i: o.timing for i, o in self.outcomes.items() if o.timing is not None}
+
+    def time(self, place: int, budget_ms: float | None = None) -> None:
+        self._keep(place, self._measure(place, budget_ms))
+
+    def compare(self, places: list[int]) -> None:
+        # a benchmark function of the user's has no rounds
+        if len(places) > 1 and isinstance(self._timer, bench.Timer):
+            timings = self._timer.compare([self._call.launch(self._candidates[i]) for i in places])
+            for place, timing in zip(places, timings):
+                self._keep(place, Outcome("ok", timing))
+
     def ranking(self) -> list[int]:
         """Places of the candidates that work, best first; empty if none does."""
-        times = {i: o.timing.p50_us for i, o in self.outcomes.items() if o.timing is not None}
-        if not times:
-            return []
-        best = min(times.values())
-        return sorted(times, key=lambda i: (0.0, i) if times[i] <= best * (1 + _TIE) else (times[i], i))
+        return ranked({i: t.p50_us for i, t in self.timings().items()}, self._incumbent)
 
-    def _gate(self) -> numerics.Gate | None:
+    def _keep(self, place: int, outcome: Outcome) -> None:
+        self.outcomes[place] = outcome
+        self._publish(place, outcome)
+
+    def _defend(self) -> None:
+        """A paired test of the incumbent against the candidate that would take its place."""
+        best = self.ranking()[:1]
+        if self._incumbent in self.timings() and best != [self._incumbent]:
+            self.compare([self._incumbent, *best])
+
+    def _reference(self) -> numerics.Gate | None:
         """The gate with its reference taken from the first candidate that runs, or None where there is no check."""
         if not settings.current().check_numerics:
             return None
@@ -87,34 +117,32 @@ class Contest:
                 continue
         return gate
 
-    def _measure(
-        self, place: int, error: Exception | None, gate: numerics.Gate | None, timer: Callable[[Launch], Timing]
-    ) -> Outcome:
+    def _measure(self, place: int, budget_ms: float | None) -> Outcome:
+        error = self._errors.get(place)
         if error is not None:
             return Outcome.failed(error)
         launch = self._call.launch(self._candidates[place])
         try:
-            if gate is not None and not gate.passes(launch):
+            if self._gate is not None and not self._gate.passes(launch):
                 return Outcome("numerics", error="its answer differs from the default configuration's")
             stats.count("benchmark")
-            timing = timer(launch)
+            timing = self._timer(launch) if budget_ms is None else self._timer(launch, budget_ms)
         except LAUNCH_ERRORS as failure:
             return Outcome.failed(failure)
         return Outcome("ok", timing) if math.isfinite(timing.p50_us) else Outcome("runtime", error="timed as infinite")
 
-    def _look_again(self, timer: Callable[[Launch], Timing]) -> Iterable[int]:
-        """Time the close contenders once more, together; their places."""
-        ranked = self.ranking()
-        if not ranked or not isinstance(timer, bench.ColdTimer):
-            return []
-        limit = (1 + _CLOSE) * min(self.outcomes[i].timing.p50_us for i in ranked)
-        close = [i for i in ranked if self.outcomes[i].timing.p50_us <= limit][:_CLOSE_COUNT]
-        if len(close) > 1:
-            timings = timer.compare([self._call.launch(self._candidates[i]) for i in close])
-            self.outcomes.update({i: Outcome("ok", timing) for i, timing in zip(close, timings)})
-        return close
+
+def ranked(times_us: Mapping[int, float], incumbent: int | None = None) -> list[int]:
+    """Places by time. Those that tie with the best come first: the incumbent, then in the order of declaration."""
+    if not times_us:
+        return []
+    limit = min(times_us.values()) * (1 + _TIE)
+    return sorted(times_us, key=lambda i: (0.0, i != incumbent, i) if times_us[i] <= limit else (times_us[i], True, i))
 
 
-def _timer(call: Call) -> Callable[[Launch], Timing]:
-    own = call.tuner._do_bench
-    return bench.ColdTimer() if own is None else lambda launch: bench.from_user(own, launch)
+def _timer(tuner: Autotuner) -> Callable[..., Timing]:
+    own, options = tuner._do_bench, options_of(tuner)
+    if own is not None:
+        return lambda launch, budget_ms=0.0: bench.from_user(own, launch)
+    kind = bench.GraphTimer if options.use_cuda_graph else bench.ColdTimer
+    return kind(options.rep, options.warmup)

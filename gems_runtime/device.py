@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 import triton
@@ -23,7 +23,7 @@ class DeviceIdentity:
     memory_bytes: int
 
     def fields(self) -> dict[str, object]:
-        return asdict(self)
+        return dict(vars(self))
 
 
 def interpreted() -> bool:
@@ -129,6 +129,14 @@ def is_torchs() -> bool:
 def timing_event() -> torch.cuda.Event:
     """An event whose distance to another, once both have passed, `elapsed_time` tells in milliseconds."""
     return torch.cuda.Event(enable_timing=True)
+
+
+def captured(run: Callable[[], object]) -> Callable[[], None]:
+    """What `run` enqueues, as a CUDA graph: the function that replays it. Raises RuntimeError if it cannot be captured."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay
 
 
 def free_bytes() -> int | None:

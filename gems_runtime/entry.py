@@ -207,11 +207,11 @@ class LibEntry(KernelInterface):
             at_autotuners(self._chain, args, kwargs, lambda tuner, seen: untuned.append((tuner, seen)))
             tuner, seen = untuned[0]
             if not is_tuned(tuner, args, seen):
-                if device.is_capturing():
-                    return _run_default(tuner, grid, args, seen)
-                from gems_runtime.tuner import prime
+                from gems_runtime.tuner import launch_with, prime
 
-                prime(tuner, args, seen, grid)
+                config = prime(tuner, args, seen, grid)
+                if not is_tuned(tuner, args, seen):  # a CUDA graph is being captured
+                    return launch_with(config, tuner, args, {**seen, "grid": grid, "warmup": False})
         return self.fn.run(*args, grid=grid, warmup=False, **kwargs)
 
     def _bound_call(self, args: tuple[object, ...], kwargs: Values) -> Call | None:
@@ -424,14 +424,6 @@ def _exact_call(launch: Callable, slow: Callable, grid: Grid, *args: object, **k
     """For kernels whose pruning function sees which arguments came by position: the miss path gets the call as made."""
     result = launch(grid, *args, **kwargs)
     return slow(grid, args, kwargs) if result is _MISSED else result
-
-
-def _run_default(tuner: Autotuner, grid: Grid, args: tuple[object, ...], kwargs: Values) -> object:
-    """Launch the first config without tuning: a CUDA graph is being captured, and a benchmark would end up in it."""
-    config = tuner.configs[0]
-    if config.pre_hook is not None:
-        config.pre_hook({**dict(zip(tuner.arg_names, args)), **kwargs, **config.all_kwargs()})
-    return tuner.fn.run(*args, grid=grid, warmup=False, **kwargs, **config.all_kwargs())
 
 
 def clear_all() -> None:

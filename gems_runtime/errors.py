@@ -21,6 +21,10 @@ class NoValidConfig(GemsError):
     """Every candidate configuration of a kernel failed; the message lists the status of each."""
 
 
+class SealBroken(GemsError):
+    """A kernel was compiled after `seal(on_compile="error")`."""
+
+
 class UnsupportedOperator(GemsError):
     """An overload that must not be overridden, for example one that ATen decomposes before the backend."""
 

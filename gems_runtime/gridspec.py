@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 import triton
 
 from gems_runtime.errors import UsageError
+from gems_runtime.fingerprint import plain
 
 _OPERATORS = {
     ast.Add: operator.add,
@@ -32,6 +33,26 @@ def parse(text: str) -> Callable[[Mapping[str, object]], tuple[int, ...]]:
     for node in (n for part in parts for n in ast.walk(part)):
         _check_node(node, text)
     return lambda meta: tuple(_evaluate(part, meta, text) for part in parts)
+
+
+def table(rows: object) -> Callable[[Mapping[str, object]], tuple[int, ...]]:
+    """The grid of a recorded call: [[values of a configuration, grid as text], ...]. Raises UsageError for what is none,
+    and when it is called for a configuration that was not recorded."""
+    if not isinstance(rows, list) or not all(_is_row(row) for row in rows):
+        raise UsageError("a recorded grid is a text, or a list of [configuration, text] pairs")
+    grids = [(values, parse(text)) for values, text in rows]
+
+    def grid(meta: Mapping[str, object]) -> tuple[int, ...]:
+        for values, one in grids:
+            if all(name in meta and plain(meta[name]) == value for name, value in values.items()):
+                return one(meta)
+        raise UsageError("the recorded grid does not cover a configuration that was added since; record the call again")
+
+    return grid
+
+
+def _is_row(row: object) -> bool:
+    return isinstance(row, list) and len(row) == 2 and isinstance(row[0], dict) and isinstance(row[1], str)
 
 
 def names(text: str) -> set[str]:

@@ -16,13 +16,13 @@ T = TypeVar("T")
 
 
 class Mode(enum.Enum):
-    """What a kernel call does when the store has no decision for it."""
+    """What a kernel call does when the store has no decision for it. In order of strictness."""
 
+    REFRESH = "refresh"  # benchmark even when a decision exists; it stays unless it is beaten
     AUTO = "auto"  # benchmark the candidates and store the winner
-    FROZEN = "frozen"  # use the default config; never benchmark, never write
-    STRICT = "strict"  # raise StoreMiss
-    REFRESH = "refresh"  # benchmark even when a decision exists
     RECORD = "record"  # as frozen, and append the call to the untuned log
+    FROZEN = "frozen"  # use a neighbour's config or the default; never benchmark, never write
+    STRICT = "strict"  # raise StoreMiss
     OFF = "off"  # use the default config; read and write nothing
 
 
@@ -78,7 +78,9 @@ class Settings:
     redis: str = env("GEMS_REDIS", "", str, "URL of a Redis server that is asked last, such as redis://host:6379/0.")
     redis_write: bool = env("GEMS_REDIS_WRITE", False, flag, "1 sends results to that server, and tunes a key on one host only.")
     tune: Mode = env("GEMS_TUNE", Mode.AUTO, Mode, "one of " + ", ".join(m.value for m in Mode) + ".")
+    untuned: Path = env("GEMS_UNTUNED", Path(), Path, "file that record mode appends to; empty: `untuned.jsonl` in the store.")
     salt: str = env("GEMS_STORE_SALT", "", str, "any text; results stored under another salt are not seen.")
+    deterministic: bool = env("GEMS_TUNE_DETERMINISTIC", False, flag, "1 lets no clock choose a configuration: stored ones and defaults only.")
     tune_wait_s: float = env("GEMS_TUNE_WAIT_S", 600.0, float, "seconds to wait for another process's tuning.")
     fast_launch: bool = env("GEMS_FAST_LAUNCH", True, flag, "0 sends every launch through stock Triton.")
     native: Native = env("GEMS_NATIVE", Native.ON, Native, "0 launches from Python, jit ignores the installed module.")

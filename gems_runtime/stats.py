@@ -13,6 +13,8 @@ COUNTERS = {
     "store_hit": "a decision was read from the store",
     "store_miss": "the store had no valid decision",
     "tune": "the candidates of one kernel call were compared and a winner chosen",
+    "transfer": "a call that may not be tuned took the configuration of a neighbouring size",
+    "default": "a call without a decision took its default configuration",
     "benchmark": "one configuration was timed",
     "compile": "a kernel was compiled (not found in Triton's own cache)",
     "load": "a compiled kernel was found in Triton's own cache",

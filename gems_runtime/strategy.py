@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeAlias
 
-from triton.runtime.autotuner import Autotuner
-
 from gems_runtime.errors import UsageError
-from gems_runtime.fingerprint import Bucket
 
 Strategy: TypeAlias = Callable[[object], object]
 # One for every key, one for each key in order, or by key name; keys left out are exact.
@@ -30,20 +27,7 @@ def align32(value: object) -> object:
     return -(-value // 32) * 32 if type(value) is int else value
 
 
-STRATEGIES: dict[str, Strategy] = {"exact": exact, "log": log, "align32": align32}
-
-
-class Bucketing(Autotuner):
-    """An Autotuner that has a strategy for each tuning key."""
-
-    strategies: Mapping[str, Strategy]
-
-
-def bucket_of(tuner: Autotuner) -> Bucket:
-    """The function of a key's name and value that gives the value for the decision's key."""
-    if not isinstance(tuner, Bucketing):
-        return lambda name, value: value
-    return lambda name, value: tuner.strategies[name](value)
+STRATEGIES: dict[str, Strategy] = {"exact": exact, "default": exact, "log": log, "align32": align32}
 
 
 def by_key(keys: list[str], choice: Choice) -> dict[str, Strategy]:
@@ -59,10 +43,11 @@ def by_key(keys: list[str], choice: Choice) -> dict[str, Strategy]:
     unknown = named.keys() - set(keys)
     if unknown:
         raise UsageError(f"a strategy for {sorted(unknown)[0]!r}, which is not among the tuning keys {keys}")
-    return {key: _known(strategy) for key, strategy in named.items()}
+    return {key: known(strategy) for key, strategy in named.items()}
 
 
-def _known(strategy: str | Strategy) -> Strategy:
+def known(strategy: str | Strategy) -> Strategy:
+    """The function that a strategy's name stands for. Raises UsageError."""
     if callable(strategy):
         return strategy
     if strategy not in STRATEGIES:

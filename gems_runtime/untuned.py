@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
+
+import triton
+from triton.runtime.autotuner import Autotuner, Heuristics
 
 from gems_runtime import argspec, fingerprint, settings
 from gems_runtime.candidates import Call
@@ -18,12 +23,13 @@ _written: set[tuple[str, str]] = set()
 
 def log_path() -> Path:
     """Where the log of the settings in force lies."""
-    return settings.current().cache_dir / "untuned.jsonl"
+    choice = settings.current()
+    return choice.untuned if choice.untuned != Path() else choice.cache_dir / "untuned.jsonl"
 
 
-def append(call: Call) -> None:
+def append(call: Call, candidates: Sequence[triton.Config]) -> None:
     """Add the call to the log, once per process. A log that cannot be written is said once and skipped."""
-    line = json.dumps(line_of(call), sort_keys=True)
+    line = json.dumps(line_of(call, candidates), sort_keys=True)
     path = log_path()
     if (str(path), line) in _written:
         return
@@ -40,9 +46,43 @@ def append(call: Call) -> None:
         _log.warning("the untuned call is not recorded in %s: %s", path, error)
 
 
-def line_of(call: Call) -> dict[str, Json]:
-    """The call as a record. What cannot be written down (an object, a grid that is a function) is null."""
-    jit = fingerprint.jit_of(call.tuner)
+def line_of(call: Call, candidates: Sequence[triton.Config]) -> dict[str, Json]:
+    """The call as a record. What cannot be written down (an object as an argument) is null."""
+    function = call.tuner.base_fn
     spec = argspec.describe(call.args, call.kwargs)
-    grid = None if callable(call.grid) else ",".join(map(str, call.grid))
-    return {"kernel": f"{jit.__module__}:{jit.__qualname__}", "args": None if spec is None else str(spec), "grid": grid}
+    name = f"{function.__module__}:{function.__qualname__}"
+    return {"kernel": name, "args": None if spec is None else str(spec), "grid": _grid(call, candidates)}
+
+
+def _grid(call: Call, candidates: Sequence[triton.Config]) -> Json:
+    """The grid as text; for a function, its answer to each candidate as [[values of the configuration, grid], ...].
+
+    None for a function that does not answer, or that has answered an object.
+    """
+    if not callable(call.grid):
+        return _text(call.grid)
+    try:
+        rows = [[{n: fingerprint.plain(v) for n, v in c.kwargs.items()}, _text(call.grid(_meta(call, c)))] for c in candidates]
+    except (fingerprint.Unstable, LookupError, TypeError):
+        return None
+    if len({text for _, text in rows}) == 1:
+        return rows[0][1]
+    # a grid does not see num_warps and its like, so configurations that differ in them alone have the same
+    return [json.loads(row) for row in dict.fromkeys(map(json.dumps, rows))]
+
+
+def _text(dims: Sequence[int]) -> str:
+    return ",".join(str(int(n)) for n in dims)
+
+
+def _meta(call: Call, config: triton.Config) -> dict[str, object]:
+    """What Triton hands to a grid that is a function: every parameter by name."""
+    parameters = inspect.signature(call.tuner.base_fn).parameters.values()
+    values = {p.name: p.default for p in parameters if p.default is not p.empty}
+    values |= {**call.named, **config.kwargs}
+    inner = call.tuner.fn
+    while isinstance(inner, (Autotuner, Heuristics)):
+        for name, rule in getattr(inner, "values", {}).items():
+            values[name] = rule(values)
+        inner = inner.fn
+    return values

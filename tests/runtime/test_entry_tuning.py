@@ -87,7 +87,7 @@ def test_a_miss_during_graph_capture_benchmarks_nothing_and_keeps_nothing(
 
 def test_a_libtuner_launches_on_the_fast_tier(fake_cuda: FakeCuda) -> None:
     configs = [triton.Config({"BLOCK": 64}), triton.Config({"BLOCK": 128})]
-    entry = LibEntry(libtuner(configs, ["n"], "log", do_bench=zoo.first_config)(triton.heuristics({"ROWS": lambda args: 4})(_shaped)))
+    entry = LibEntry(libtuner(configs, ["n"], strategy="log", do_bench=zoo.first_config)(triton.heuristics({"ROWS": lambda args: 4})(_shaped)))
     before = zoo.first_config.calls
     for n in (64, 64, 50):
         zoo.assert_launches_as_stock(fake_cuda, entry, (1,), (X, n), {})

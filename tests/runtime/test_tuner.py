@@ -257,16 +257,6 @@ def test_strict_names_the_field_that_differs(tmp_path: Path) -> None:
         prime(kernel, *tensors()[:2], 2048)
 
 
-def test_refresh_times_everything_again(tmp_path: Path) -> None:
-    kernel = load(tmp_path).kernel
-    prime(kernel)
-    with settings.override(tune=Mode.REFRESH):
-        bench.reset(3.0, 2.0, 1.0)
-        assert prime(kernel).kwargs == {"BLOCK": 256}
-    forget()
-    assert prime(kernel).kwargs == {"BLOCK": 256} and bench.count == 3
-
-
 def test_record_writes_each_untuned_call_once(tmp_path: Path, own_store: Path) -> None:
     module = load(tmp_path)
     with settings.override(tune=Mode.RECORD):
@@ -309,26 +299,3 @@ def test_pruning_sees_what_stock_passes_and_decides_the_candidates(tmp_path: Pat
 def test_close_times_go_to_the_candidate_declared_first(tmp_path: Path) -> None:
     bench.reset(1.005, 1.2, 1.0)
     assert prime(load(tmp_path).kernel).kwargs == {"BLOCK": 64}
-
-
-def strategic(folder: Path, strategy: str) -> object:
-    source = KERNEL.replace("@triton.autotune", "@libtuner").replace("do_bench=bench", f"do_bench=bench, strategy={strategy}")
-    return load(folder, "from gems_runtime import libtuner\n" + source).kernel
-
-
-@pytest.mark.parametrize(
-    ("strategy", "expected"), [("'exact'", 3), ("'log'", 0), ("'align32'", 3), ("{'n': lambda n: n // 4096}", 0)]
-)
-def test_a_strategy_decides_which_sizes_share(tmp_path: Path, strategy: str, expected: int) -> None:
-    kernel, (x, y, _) = strategic(tmp_path, strategy), tensors()
-    kernel[GRID](x, y, 1008)
-    assert bench.count == 3
-    bench.reset()
-    kernel[GRID](x, y, 976)
-    assert bench.count == expected
-
-
-def test_strategies_that_do_not_fit_the_keys_are_refused() -> None:
-    for choice in (["log", "log"], {"m": "log"}, "nearest"):
-        with pytest.raises(UsageError):
-            by_key(["n"], choice)

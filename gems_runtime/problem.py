@@ -1,0 +1,219 @@
+"""One call to be decided: the keys of its decision and measurements, and what the store has for it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import platform
+import time
+from collections import Counter
+from functools import cached_property
+
+import torch
+import triton
+from triton.runtime.autotuner import Autotuner
+
+from gems_runtime import bench, fingerprint, flight, policy, settings, stats, store, transfer
+from gems_runtime.bench import Timing
+from gems_runtime.candidates import Call
+from gems_runtime.contest import Contest, Outcome
+from gems_runtime.errors import NoValidConfig
+from gems_runtime.options import bucket_of, options_of
+from gems_runtime.records import Decision, Json, Measurement, canonical, digest
+
+_log = logging.getLogger(__name__)
+# How many of the fastest candidates a decision names.
+_TOP = 5
+# The `source` of a decision that a user has set by hand.
+PINNED = "pinned"
+
+
+class Problem:
+    """The call, its candidates (the first is the default), and its keys."""
+
+    def __init__(self, call: Call, candidates: list[triton.Config]) -> None:
+        self.call = call
+        self.candidates = candidates
+        self._store = store.current()
+        function = call.tuner.base_fn
+        self.kernel = f"{function.__module__}.{function.__qualname__}"[-300:]
+
+    @cached_property
+    def _shared(self) -> dict[str, Json]:
+        return fingerprint.shared_fields(self.call.tuner, _protocol(self.call.tuner))
+
+    @cached_property
+    def fields(self) -> dict[str, Json]:
+        """What the decision depends on. Raises fingerprint.Unstable."""
+        tuner, named = self.call.tuner, self.call.named
+        problem = fingerprint.problem_fields(tuner, named, bucket_of(tuner))
+        return fingerprint.decision_fields(self._shared, problem, self.candidates)
+
+    @cached_property
+    def key(self) -> str:
+        return digest(self.fields)
+
+    @cached_property
+    def decision(self) -> Decision | None:
+        """What the store has for this key. Raises fingerprint.Unstable."""
+        return self._store.decision(self.key)
+
+    def live(self, decision: Decision | None) -> triton.Config | None:
+        """The decision's configuration, if it is a candidate now."""
+        return None if decision is None else fingerprint.find_config(decision.config, self.candidates)
+
+    def stored(self) -> triton.Config | None:
+        """The decision of the store, if it names a configuration that is a candidate now."""
+        decision = self._store.decision(self.key)
+        config = self.live(decision)
+        if decision is not None and config is None:
+            stats.count("rejected")
+        return config
+
+    def transferred(self) -> triton.Config | None:
+        """The configuration of a neighbouring size, if the kernel's rules allow it."""
+        options = options_of(self.call.tuner)
+        if not options.transfer:
+            return None
+        default = fingerprint.config_fields(self.candidates[0])
+        found = transfer.neighbour(self.fields, options.transfer, self._decisions(), default)
+        config = self.live(found)
+        if config is None or (options.valid is not None and not options.valid(config, self.call.named)):
+            return None
+        return config
+
+    def tune(self) -> triton.Config:
+        """Benchmark, keep the result and return the winner. One process does it and the others read."""
+        folder = self._store.directory
+        if folder is None:
+            return self._decide()
+        try:
+            return flight.single(
+                folder / "locks", self.key, self.stored, self._decide, settings.current().tune_wait_s
+            )
+        except flight.WaitedTooLong as error:
+            _log.warning("%s takes its default configuration: %s", self.kernel, error)
+            return self.candidates[0]
+
+    def refresh(self) -> triton.Config:
+        """Benchmark again; the decision there is stays unless a paired test beats it, or a user has pinned it."""
+        config = self.stored()
+        if config is None:
+            return self._decide(anew=True)
+        if self.decision.source == PINNED:
+            return config
+        return self._decide(anew=True, incumbent=self.candidates.index(config))
+
+    def tune_for_this_process(self) -> triton.Config:
+        """Benchmark and return the winner; nothing is kept."""
+        contest = self._contest(Contest(self.call, self.candidates))
+        return self.candidates[contest.ranking()[0]]
+
+    def nearest(self) -> tuple[Decision, list[str]] | None:
+        """The kernel's decision that differs in the fewest fields, and in which; None if it has none."""
+        near = [(_differences(r.fields, self.fields), _distance(r.fields, self.fields), r) for r in self._decisions()]
+        if not near:
+            return None
+        differences, _, found = min(near, key=lambda one: (len(one[0]), one[1]))
+        return found, differences
+
+    def explain_miss(self) -> str:
+        """The message of strict mode: the nearest decision and the fields in which it differs."""
+        found = self.nearest()
+        near = "it has none for this kernel"
+        if found is not None:
+            near = f"the nearest entry, {found[0].key[:12]}, differs in {'; '.join(found[1]) or 'nothing, but names no candidate'}"
+        return f"the store has no decision for {self.kernel} (key {self.key}); {near}; run gems-cache warm first"
+
+    def _decisions(self) -> list[Decision]:
+        return [r for r in self._store.records() if isinstance(r, Decision) and r.kernel == self.kernel]
+
+    def _decide(self, anew: bool = False, incumbent: int | None = None) -> triton.Config:
+        stats.count("tune")
+        keys = [fingerprint.measurement_fields(self._shared, self._exact, c) for c in self.candidates]
+        known = {} if anew else self._known(keys)
+        contest = Contest(self.call, self.candidates, known, incumbent)
+        self._contest(contest, lambda i, outcome: self._store.publish(self._measurement(keys[i], i, outcome)))
+        self._store.publish(self._decision(contest, [digest(fields) for fields in keys]))
+        return self.candidates[contest.ranking()[0]]
+
+    @cached_property
+    def _exact(self) -> dict[str, Json]:
+        return fingerprint.problem_fields(self.call.tuner, self.call.named)
+
+    def _known(self, keys: list[dict[str, Json]]) -> dict[int, Outcome]:
+        found = {i: self._store.measurement(digest(fields)) for i, fields in enumerate(keys)}
+        now = time.time()
+        return {i: _outcome(m) for i, m in found.items() if m is not None and m.is_current(now)}
+
+    def _contest(self, contest: Contest, publish: object = lambda place, outcome: None) -> Contest:
+        contest.run(publish)
+        if not contest.ranking():
+            each = "; ".join(f"{self.candidates[i]}: {o.status} ({o.error})" for i, o in contest.outcomes.items())
+            raise NoValidConfig(f"every configuration of {self.kernel} failed: {each}")
+        return contest
+
+    def _measurement(self, fields: dict[str, Json], place: int, outcome: Outcome) -> Measurement:
+        t = outcome.timing
+        times = {} if t is None else {"p50_us": t.p50_us, "p20_us": t.p20_us, "p80_us": t.p80_us}
+        config = fingerprint.config_fields(self.candidates[place])
+        return Measurement(
+            digest(fields), self.kernel, config, fields, outcome.status, error=outcome.error, **times, **_origin()
+        )
+
+    def _decision(self, contest: Contest, measured: list[str]) -> Decision:
+        times = {i: timing.p50_us for i, timing in contest.timings().items()}
+        ranked = contest.ranking()
+        # the default is named even if it is slow: what a configuration gained is known from it
+        named = ranked[:_TOP] + [i for i in ranked[_TOP:] if i == 0]
+        top = [[fingerprint.config_fields(self.candidates[i]), times[i]] for i in named]
+        tried = Counter(outcome.status for outcome in contest.outcomes.values())
+        soft = {**_soft(), "measurements": measured}
+        return Decision(self.key, self.kernel, top[0][0], self.fields, top, dict(tried), soft=soft, **_origin())
+
+
+def _protocol(tuner: Autotuner) -> Json:
+    """How candidates are timed and checked; results of another way of doing it are not comparable."""
+    options = options_of(tuner)
+    ours = bench.GraphTimer.protocol if options.use_cuda_graph else bench.ColdTimer.protocol
+    hooks = [tuner.pre_hook] * tuner.user_defined_pre_hook + [tuner.post_hook] * tuner.user_defined_post_hook
+    return {
+        "timer": ours if tuner._do_bench is None else fingerprint.code_of(tuner._do_bench),
+        "budget": [options.warmup, options.rep],
+        "policy": fingerprint.code_of(policy.known(options.policy)),
+        "reset": list(tuner.reset_to_zero),
+        "restore": list(tuner.restore_value),
+        "hooks": [fingerprint.code_of(hook) for hook in hooks],
+        "checked": settings.current().check_numerics,
+    }
+
+
+def _outcome(measurement: Measurement) -> Outcome:
+    p50, p20, p80 = measurement.p50_us, measurement.p20_us, measurement.p80_us
+    return Outcome(measurement.status, None if p50 is None else Timing(p50, p20, p80, 0), measurement.error)
+
+
+def _origin() -> dict[str, object]:
+    return {"time": time.time(), "host": platform.node()[:100]}
+
+
+def _soft() -> dict[str, Json]:
+    """What may matter and does not invalidate: reported, not hashed."""
+    return {"torch": torch.__version__, "cuda": torch.version.cuda, "hip": torch.version.hip}
+
+
+def _differences(stored: Json, live: Json, path: str = "") -> list[str]:
+    """`path: stored, here live` for every field in which two keys differ."""
+    if isinstance(stored, dict) and isinstance(live, dict):
+        names = sorted(stored.keys() | live.keys())
+        return [d for n in names for d in _differences(stored.get(n), live.get(n), f"{path}.{n}".strip("."))]
+    if canonical(stored) == canonical(live):
+        return []
+    return [f"{path}: {canonical(stored)}, here {canonical(live)}"]
+
+
+def _distance(stored: dict[str, Json], live: dict[str, Json]) -> float:
+    """How far apart the sizes of two keys are, in octaves."""
+    ours, theirs = (fields["problem"].get("key", {}) for fields in (stored, live))
+    sizes = [(ours.get(name), theirs[name]) for name in theirs]
+    return sum(abs(math.log2(a / b)) for a, b in sizes if all(type(n) is int and n > 0 for n in (a, b)))
