@@ -71,8 +71,9 @@ enum { INT_ONE, INT_32, INT_64, INT_U64 };
 // What the plan says of a slot.
 enum { CONSTANT = 1, BY_VALUE = 2, OPTIONAL = 4 };
 
-// How an argument becomes the eight bytes that the driver reads from.
-enum { COPY, F32, BF16, F32_FROM_I64, F64_FROM_I64, F32_FROM_U64, F64_FROM_U64 };
+// How an argument becomes the eight bytes that the driver reads from: the type it becomes, and what it is.
+enum { COPY, F16, BF16, F32, F64 };
+enum { FROM_DOUBLE = 0, FROM_I64 = 8, FROM_U64 = 16 };
 
 typedef struct {
     uint64_t words[MAX_WORDS];
@@ -179,10 +180,25 @@ static uint64_t intern(PyObject *value) {
     return found;
 }
 
+// An int of one digit, which nearly all are, without a call; 0 for others.
+static inline int small_int(PyObject *value, long long *number) {
+    PyLongObject *digits = (PyLongObject *)value;
+#if PY_VERSION_HEX >= 0x030C0000
+    if (!PyUnstable_Long_IsCompact(digits)) return 0;
+    *number = PyUnstable_Long_CompactValue(digits);
+#else
+    Py_ssize_t size = Py_SIZE(digits);
+    if (size < -1 || size > 1) return 0;
+    *number = size ? size * (long long)digits->ob_digit[0] : 0;
+#endif
+    return 1;
+}
+
 // Word and value of an exact int; 0 if it fits no width that Triton has.
 static inline uint64_t int_word(PyObject *value, uint64_t *raw) {
-    int overflow;
-    long long number = PyLong_AsLongLongAndOverflow(value, &overflow);
+    int overflow = 0;
+    long long number;
+    if (!small_int(value, &number)) number = PyLong_AsLongLongAndOverflow(value, &overflow);
     *raw = (uint64_t)number;
     if (!overflow) {
         uint64_t class = number == 1 ? INT_ONE : number == (int32_t)number ? INT_32 : INT_64;
@@ -292,13 +308,18 @@ static inline int add_constant(const Plan *plan, Call *call, int slot, PyObject 
 
 // Slots of the keyword arguments, remembered by the tuple of names that a call site always passes; NULL if one is unknown.
 static const uint8_t *keyword_slots(Plan *plan, PyObject *names) {
+    Py_ssize_t n = PyTuple_GET_SIZE(names);
     for (int i = 0; i < 4; i++)
         if (plan->keywords[i].names == names) return plan->keywords[i].slots;
-    Py_ssize_t n = PyTuple_GET_SIZE(names);
+    // A call of very many arguments, or one with **, makes a new tuple of the same names each time.
+    for (int i = 0; i < 4; i++) {
+        PyObject *known = plan->keywords[i].names;
+        if (known && PyTuple_GET_SIZE(known) == n && !memcmp(&PyTuple_GET_ITEM(known, 0), &PyTuple_GET_ITEM(names, 0), n * sizeof known))
+            return plan->keywords[i].slots;
+    }
     uint8_t slots[MAX_SLOTS];
     if (n > MAX_SLOTS) return NULL;
-    // A call of very many arguments, or one with **, makes a new tuple of the same names each time: look for the same
-    // objects first, and begin after the one found last.
+    // The same objects first, and after the one found last.
     for (Py_ssize_t k = 0, from = 0; k < n; k++) {
         PyObject *name = PyTuple_GET_ITEM(names, k);
         int slot = -1;
@@ -439,39 +460,49 @@ static void free_entry(Entry *entry) {
 
 // ---- What the Python side says of a call: an entry's contents
 
-// How an argument of this kind is packed for a parameter of this type; -1 if only the Python path knows.
+// How an argument of this kind is packed for a parameter of this type; -1 if only the Python path knows: stock Triton's
+// launchers differ in what they make of an integer that the type does not hold.
 static int packing(const char *type, uint64_t word) {
+    static const struct { const char *name; int to; } floats[] = {{"fp16", F16}, {"bf16", BF16}, {"fp32", F32}, {"f32", F32}, {"fp64", F64}};
     int kind = word & 255, class = INT_CLASS(word);
     if (type[0] == '*') return kind == TENSOR ? COPY : -1;
+    for (size_t i = 0; i < sizeof floats / sizeof *floats; i++) {
+        if (strcmp(type, floats[i].name)) continue;
+        if (kind == FLOAT) return floats[i].to | FROM_DOUBLE;
+        if (kind == BOOL) return floats[i].to | FROM_I64;
+        return kind == INT ? floats[i].to | (class == INT_U64 ? FROM_U64 : FROM_I64) : -1;
+    }
     if (!strcmp(type, "u1") || !strcmp(type, "i1")) return kind == BOOL ? COPY : -1;
     if (kind == BOOL) return !strcmp(type, "i32") || !strcmp(type, "i64") ? COPY : -1;
-    int single = !strcmp(type, "fp32") || !strcmp(type, "f32"), twice = !strcmp(type, "fp64") || !strcmp(type, "f64");
-    if (kind == FLOAT) return single ? F32 : twice ? COPY : !strcmp(type, "bf16") ? BF16 : -1;
     if (kind != INT) return -1;
-    if (single) return class == INT_U64 ? F32_FROM_U64 : F32_FROM_I64;
-    if (twice) return class == INT_U64 ? F64_FROM_U64 : F64_FROM_I64;
     if (!strcmp(type, "i32")) return class <= INT_32 ? COPY : -1;
     if (!strcmp(type, "i64")) return class <= INT_64 ? COPY : -1;
     return !strcmp(type, "u64") && class == INT_U64 ? COPY : -1;
 }
 
-static inline uint64_t packed(uint64_t raw, int how) {
+// A float's bits as the parameter's type has them; 0 with an exception set if a half cannot hold it.
+static int pack_float(uint64_t raw, int how, uint64_t *out) {
     double number;
-    float narrow;
-    uint32_t low;
-    switch (how) {
-    case F32:
-    case BF16: memcpy(&number, &raw, 8); break;
-    case F32_FROM_I64:
-    case F64_FROM_I64: number = (double)(int64_t)raw; break;
-    case F32_FROM_U64:
-    case F64_FROM_U64: number = (double)raw; break;
-    default: return raw;
+    uint16_t half = 0;
+    uint32_t single;
+    if (how & FROM_I64) number = (double)(int64_t)raw;
+    else if (how & FROM_U64) number = (double)raw;
+    else memcpy(&number, &raw, 8);
+    float narrow = (float)number;
+    memcpy(&single, &narrow, 4);
+    switch (how & 7) {
+    case F64: *out = bits_of(number); return 1;
+    case F32: *out = single; return 1;
+    case BF16: *out = single >> 16; return 1;
+    default:
+#if PY_VERSION_HEX >= 0x030B0000
+        if (PyFloat_Pack2(number, (char *)&half, PY_LITTLE_ENDIAN)) return 0;
+#else
+        if (_PyFloat_Pack2(number, (unsigned char *)&half, PY_LITTLE_ENDIAN)) return 0;
+#endif
+        *out = half;
+        return 1;
     }
-    if (how == F64_FROM_I64 || how == F64_FROM_U64) return bits_of(number);
-    narrow = (float)number;
-    memcpy(&low, &narrow, 4);
-    return how == BF16 ? low >> 16 : low;
 }
 
 static void set_attributes(Entry *entry, int cooperative, int serialize) {
@@ -762,11 +793,14 @@ static PyObject *launch_entry(const Plan *plan, Entry *entry, const Call *call, 
     void *params[MAX_SLOTS + 2];
     int n = entry->argument_count;
     for (int i = 0; i < n; i++) {
-        storage[i] = packed(call->raw[entry->slots[i]], entry->how[i]);
+        uint64_t raw = call->raw[entry->slots[i]];
+        if (entry->how[i] == COPY) storage[i] = raw;
+        else if (!pack_float(raw, entry->how[i], &storage[i])) return NULL;
         params[i] = &storage[i];
     }
     for (int i = n; i < n + 2; i++) storage[i] = 0, params[i] = &storage[i];
-    if (dims[0] && dims[1] && dims[2]) {
+    // Stock Triton asks for the product to be above zero, in 32 bits: it drops (65535, 65535) and launches (-1, -1).
+    if (dims[0] > 0 && dims[1] > 0 && dims[2] > 0) {
         Config config = {
             .grid = {(uint32_t)dims[0] * entry->clusters, (uint32_t)dims[1], (uint32_t)dims[2]},
             .block = {entry->threads, 1, 1},
@@ -858,7 +892,6 @@ static PyObject *launch_planned(Launcher *self, Plan *plan, PyObject *grid, PyOb
     }
     if (plan->tuner != Py_None && PyObject_SetAttr(plan->tuner, str_best_config, entry->config) < 0) return NULL;
     if (is_function && !function_dims(plan, entry, &call, grid, dims)) return NULL;
-    if (dims[0] < 0 || dims[1] < 0 || dims[2] < 0) return fall_back(self, grid, args, nargs, kwnames);
     PyObject *kernel = launch_entry(plan, entry, &call, dims);
     self->hits += kernel != NULL;
     return kernel;

@@ -113,6 +113,17 @@ def test_a_grid_whose_product_passes_int32_is_launched(plain: LibEntry, fake_cud
     assert fake_cuda.last().grid == (65535, 65535, 1)
 
 
+def test_a_half_float_that_does_not_fit_raises_as_from_python(fake_cuda: FakeCuda) -> None:
+    entry = LibEntry(zoo.annotated)
+    for _ in range(2):
+        entry[(1,)](X, 17, 33, 5, 0.5, 0.5)
+    for served in (entry, entry._text.functions.launch):
+        with pytest.raises(OverflowError, match="float too large to pack with e format"):
+            served[(1,)](X, 17, 33, 5, 1e6, 0.5) if served is entry else served((1,), X, 17, 33, 5, 1e6, 0.5)
+    entry[(1,)](X, 17, 33, 5, 65504.0, 0.5)
+    assert fake_cuda.last().params[4] == 0x7BFF
+
+
 def test_a_zero_in_the_grid_launches_nothing(plain: LibEntry, fake_cuda: FakeCuda) -> None:
     before = fake_cuda.launch_count
     kernel = plain[(1,)](X, X, 17, 32, BLOCK=64)
@@ -230,15 +241,20 @@ def test_memory_is_flat_over_many_launches_and_keys(fake_cuda: FakeCuda) -> None
     assert grown < 100_000
 
 
+@triton.jit
+def _short(x_ptr, n: tl.int16):
+    pass
+
+
 def test_what_the_python_path_must_see_each_time_is_not_asked_about_each_time(
     plain: LibEntry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
     describe = LibEntry._describe
     monkeypatch.setattr(LibEntry, "_describe", lambda self, *call: asked.append(1) or describe(self, *call))
-    entry = LibEntry(zoo.annotated)
+    entry = LibEntry(_short)
     for _ in range(50):
-        entry[(1,)](X, 17, 33, 5, 0.5, 0.5)
+        entry[(1,)](X, 17)
     assert entry.stats()["P"] == 49
     assert len(asked) <= 2
 
