@@ -204,6 +204,14 @@ def replace_triton_key(stock: Callable[[], str], ours: Callable[[], str]) -> Non
             module.triton_key = ours
 
 
+def load_argument_types() -> None:
+    """Import what Triton's C code imports when it looks at the first argument of a process: 0.1 s of a first call.
+
+    Ends when Triton's native specialisation finds the types of tensor descriptors without it (3.6 to 3.9 do not).
+    """
+    import triton.experimental.gluon.nvidia.hopper  # noqa: F401
+
+
 def tensor_flag(device_type: str) -> str | None:
     """The tensor attribute that is True on devices of this type (`is_cuda`), or None if torch has none for it."""
     name = f"is_{device_type}"

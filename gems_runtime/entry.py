@@ -23,7 +23,7 @@ import triton.language as tl
 from triton.runtime.autotuner import Autotuner, Config
 from triton.runtime.jit import KernelInterface
 
-from gems_runtime import compat, device, native, settings, stats
+from gems_runtime import compat, device, native, settings, stats, toolchain
 from gems_runtime.chain import Chain, Trace, Values, at_autotuners, is_tuned, trace, unwrap
 from gems_runtime.errors import UsageError
 from gems_runtime.grid import Grid, resolve
@@ -439,3 +439,8 @@ def _forget_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_in_child)
+
+
+compat.load_argument_types()
+# to find the first compiled kernel, Triton asks for its key
+compat.replace_triton_key(toolchain.triton_key, toolchain.code_key)

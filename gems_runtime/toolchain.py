@@ -15,7 +15,7 @@ import triton
 from triton.compiler.compiler import make_backend
 from triton.runtime.cache import triton_key
 
-from gems_runtime import compat, settings
+from gems_runtime import settings
 from gems_runtime.records import Json, digest
 from gems_runtime.store import place
 
@@ -56,10 +56,6 @@ def code_key() -> str:
     key = triton_key()
     _remember(memo, {"stamp": stamp, "key": key})
     return key
-
-
-# Triton asks for its key once a process as well, to find a compiled kernel.
-compat.replace_triton_key(triton_key, code_key)
 
 
 def _stamps(root: Path) -> Iterator[Json]:

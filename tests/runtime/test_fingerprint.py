@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from void_device import KERNEL, device_with, load
 
-from gems_runtime import fingerprint, settings, toolchain
+from gems_runtime import entry, fingerprint, settings, toolchain
 from gems_runtime.fingerprint import argument_class, closure, code_of, config_fields, find_config, jit_of, plain
 from gems_runtime.records import canonical
 from gems_runtime.target import compiling_for
@@ -126,27 +126,33 @@ def test_targets_and_knobs_are_part_of_the_key(monkeypatch: pytest.MonkeyPatch, 
         assert key() != plain_key
 
 
-def test_the_toolchain_hash_is_remembered_until_a_file_of_triton_changes(own_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tritons_key_is_remembered_until_a_file_of_triton_changes(own_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     computed = []
     monkeypatch.setattr(toolchain, "triton_key", lambda: computed.append(1) or "k")
-    toolchain.code_hash.cache_clear()
+    toolchain.code_key.cache_clear()
     try:
-        first = toolchain.code_hash()
+        assert toolchain.code_key() == "k"
         assert not own_store.exists() and len(computed) == 1  # reading alone makes no directory
         own_store.mkdir()
         for expected in (2, 2):
-            toolchain.code_hash.cache_clear()
-            assert toolchain.code_hash() == first and len(computed) == expected
+            toolchain.code_key.cache_clear()
+            assert toolchain.code_key() == "k" and len(computed) == expected
+        (memo,) = own_store.iterdir()
         for torn in ("", "[]", '{"stamp": 1}'):
-            (own_store / "toolchain.json").write_text(torn)
-            toolchain.code_hash.cache_clear()
-            assert toolchain.code_hash() == first
+            memo.write_text(torn)
+            toolchain.code_key.cache_clear()
+            assert toolchain.code_key() == "k"
         assert len(computed) == 5
         monkeypatch.setattr(toolchain, "_stamps", lambda root: iter(["changed"]))
-        toolchain.code_hash.cache_clear()
-        assert toolchain.code_hash() == first and len(computed) == 6
+        toolchain.code_key.cache_clear()
+        assert toolchain.code_key() == "k" and len(computed) == 6
     finally:
-        toolchain.code_hash.cache_clear()
+        toolchain.code_key.cache_clear()
+
+
+def test_triton_finds_compiled_kernels_with_the_remembered_key() -> None:
+    assert entry.toolchain is toolchain and triton.runtime.cache.triton_key is toolchain.code_key
+    assert toolchain.code_key() == toolchain.triton_key()
 
 
 def test_the_stamp_covers_the_library_and_the_compiler() -> None:
