@@ -5,3 +5,5 @@ from gems_runtime import compat, device
 if device.interpreted():
     compat.let_interpreter_loops_run()
     compat.let_interpreter_round_bfloat16()
+    compat.let_interpreter_fold_in_blocks()
+    compat.let_interpreter_patch_once()
