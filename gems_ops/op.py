@@ -54,7 +54,8 @@ class Op:
     writes_out: bool = True  # takes out=: derives the out= form
     wide: bool = False  # indexes operands of 2**31 elements and more
     resizes_out: bool = False  # the declared form is an out= one, whose tensor arrives empty and is resized
-    random: bool = False  # draws from a generator: equal calls differ
+    random: bool = False  # draws from a generator: equal calls differ, and a graph cannot capture them
+    waits: bool = False  # the host must wait for the device: a graph cannot capture it
     needs_native: bool = False  # routed only where the device has an ATen kernel for it; elsewhere ATen uses its parts
     composite: bool = False  # CompositeImplicitAutograd, and taken all the same: no result is ever differentiable
     keyed: frozenset[str] = frozenset()  # floating point arguments whose values decide the plan

@@ -154,7 +154,7 @@ def plan_call(form: Form, args: tuple, outs: tuple) -> Callable[..., object]:
         plan = signature.adapter(form)
     if form.kind is not Kind.FUNCTIONAL:
         plan = _checking_overlap(form, args, outs, plan)
-    return on_device_of(args, plan)
+    return on_device_of((*args, *outs), plan)
 
 
 def check_arguments(op: Op, form: Form, args: tuple) -> None:
@@ -243,7 +243,8 @@ def _bytes(t: Tensor) -> int:
 
 def on_device_of(args: tuple, plan: Callable[..., object]) -> Callable[..., object]:
     """On a machine with several GPUs, run the plan with the tensors' device current."""
-    index = next((t.device.index for t in args if isinstance(t, Tensor) and t.device.type == "cuda"), None)
+    asked = [v for v in args if isinstance(v, torch.device)]  # where a result shall be, whatever it is made like
+    index = next((v.index for v in asked or (t.device for t in args if isinstance(t, Tensor)) if v.type == "cuda"), None)
     if index is None or device.count() < 2:
         return plan
 

@@ -95,6 +95,23 @@ def identity() -> DeviceIdentity:
     return DeviceIdentity(vendor, p.name, arch, p.multi_processor_count, p.L2_cache_size, p.total_memory)
 
 
+def default_generator(where: torch.device) -> torch.Generator:
+    """The generator that ATen draws from on a device when it is given none."""
+    if where.type == "cpu":
+        return torch.default_generator
+    return torch.cuda.default_generators[torch.cuda.current_device() if where.index is None else where.index]
+
+
+def resident_threads() -> int:
+    """Threads that the current device holds at a time."""
+    if interpreted():
+        return 4096
+    if torch_device().type != "cuda":
+        return 132 * 2048  # a target with no device: any number serves, for nothing is launched
+    p = torch.cuda.get_device_properties(current_index())
+    return p.multi_processor_count * p.max_threads_per_multi_processor
+
+
 def count() -> int:
     """How many devices the process sees."""
     return torch.cuda.device_count() if has_gpu() else 1

@@ -6,7 +6,7 @@ import argparse
 import math
 import statistics
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 
@@ -96,8 +96,20 @@ def is_correct(op: Op, args: tuple, kwargs: dict) -> bool:
     with scope(op)():  # cloned: an operator that only writes out= returns the same tensor to ATen's call next
         got = [t.clone() for t in measure.tensors(our_function(op)(*args, **kwargs))]
     native = measure.tensors(native_function(op)(*args, **kwargs))
+    if op.random:
+        return _draws_the_same(op, args, kwargs)
     truth = measure.tensors(native_function(op)(*widened(args), **widened(kwargs)))
     return all(_near(g, n, t, measure.tensors(args)) for g, n, t in zip(got, native, truth, strict=True))
+
+
+def _draws_the_same(op: Op, args: tuple, kwargs: dict) -> bool:
+    """True if both draw the same numbers from one seed."""
+    drawn = []
+    for enter in (nullcontext, scope(op)):
+        torch.manual_seed(0)
+        with enter():
+            drawn.append([t.clone() for t in measure.tensors(native_function(op)(*args, **kwargs))])
+    return all(map(torch.equal, *drawn))
 
 
 def _near(got: Tensor, native: Tensor, truth: Tensor, inputs: list[Tensor]) -> bool:
@@ -173,7 +185,8 @@ def bench(op: Op, workload: Workload, dtype: torch.dtype, host: tuple[str, float
     sets = list(measure.fresh_sets(lambda: workload.make(dtype, device.torch_device())))
     args, kwargs = sets[0]
     correct = bool(was_served(op, lambda: is_correct(op, args, kwargs)))
-    aten_us, gems_us = was_served(op, lambda: measure.gpu_times(sides(op, sets)))
+    timed = measure.stream_times if op.random or op.waits else measure.gpu_times
+    aten_us, gems_us = was_served(op, lambda: timed(sides(op, sets)))
     share, of = ceiling_share(op, workload, args, kwargs, dtype, gems_us)
     name = str(dtype).removeprefix("torch.")
     return Row(op.name, "functional", name, workload.label, aten_us, gems_us, aten_us / gems_us, share, of, *host, correct)
@@ -227,13 +240,14 @@ def summary(found: list[Row]) -> str:
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="tools/bench ops", description=__doc__)
-    parser.add_argument("--family", help="only operators of this family, for example pointwise")
+    parser.add_argument("--family", help="only operators of these families, for example create,shape")
     parser.add_argument("--op", help="only this operator, by schema name")
     parser.add_argument("--quick", action="store_true", help="one workload and dtype per operator")
     parser.add_argument("--json", help="write the rows to this file")
     options = parser.parse_args(argv)
     measure.require_gpu("tools/bench ops")
-    declared = [o for o in all_ops() if options.family in (None, o.family) and options.op in (None, o.name)]
+    families = options.family.split(",") if options.family else sorted({o.family for o in all_ops()})
+    declared = [o for o in all_ops() if o.family in families and options.op in (None, o.name)]
     if not declared:
         families = ", ".join(sorted({o.family for o in all_ops()}))
         parser.error(f"no declared operator matches; the families are {families}")

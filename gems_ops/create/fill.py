@@ -11,12 +11,13 @@ import triton.language as tl
 from torch import Tensor
 
 from gems_ops.create.numbers import block_of, fill_number, number
-from gems_ops.layout import extent, has_overlap
+from gems_ops.create.targets import LIKE_OPTIONS, OPTIONS, alike, sized
 from gems_ops.op import ALL, Declined, Sample, planned
 from gems_ops.plan import Code, Plan, Planned
 from gems_ops.samples import layouts, values
 from gems_ops.workloads import Workload, stream
-from gems_runtime import LibEntry, device
+from gems_runtime import LibEntry
+from gems_runtime.device import torch_device
 
 Number = bool | int | float
 
@@ -37,43 +38,15 @@ def fill_dense(plan: Plan, out: Code, n: int, dtype: torch.dtype, value: Code | 
     plan.launch(_fill_kernel, (triton.cdiv(n, block),), out, value, n, dtype.is_floating_point, block)
 
 
-def _filled(plan: Plan, like: Tensor, value: Number | None = None) -> Planned:
-    """The plan of a new tensor like `like` (of the meta device, say), of one value; None: the number `fill_value`."""
-    if like.dtype not in ALL or like.numel() == 0 or has_overlap(like.shape, like.stride()):
-        raise Declined(f"{like.dtype} {tuple(like.shape)} of strides {like.stride()}")
-    if extent(like.shape, like.stride()) != like.numel():
-        raise Declined("a result with gaps")
+def _filled(plan: Plan, like: Tensor, where: torch.device | None, value: Number | None = None) -> Planned:
+    """The plan of a new tensor like `like` (of the meta device), of one value; None: the number `fill_value`."""
+    if like.dtype not in ALL:
+        raise Declined(f"dtype {like.dtype}")
     if value is None:
         plan.do("number = {convert}(fill_value)", convert=partial(fill_number, dtype=like.dtype))
-    out = plan.empty("out", like.shape, like.dtype, device.torch_device(), like.stride())
+    out = plan.empty("out", like.shape, like.dtype, where or torch_device(), like.stride())
     fill_dense(plan, out, like.numel(), like.dtype, Code("number") if value is None else fill_number(value, like.dtype))
     return plan.build(out)
-
-
-def _refuse(layout: torch.layout | None, pin_memory: bool | None) -> None:
-    if pin_memory or layout not in (None, torch.strided):
-        raise Declined("pinned memory or a layout other than strided")
-
-
-def _dtype_of(plan: Plan, dtype: torch.dtype | None) -> torch.dtype:
-    """The dtype of a result; the default one is looked at in each call."""
-    if dtype is not None:
-        return dtype
-    default = torch.get_default_dtype()
-    plan.do(
-        "if {now}() is not {default}: raise {declined}('the default dtype has changed')",
-        now=torch.get_default_dtype, default=default, declined=Declined,
-    )  # fmt: skip
-    return default
-
-
-_OPTIONS = ("_dtype", "_layout", "_device", "_pin_memory")
-_LIKE_OPTIONS = (*_OPTIONS, "_memory_format")
-
-
-def _constant(size: list[int], value: Number, dtype: torch.dtype | None) -> Planned:
-    plan = Plan("_size", *_OPTIONS)
-    return _filled(plan, torch.empty(size, dtype=_dtype_of(plan, dtype), device="meta"), value)
 
 
 def _sizes(dtype: torch.dtype) -> Iterator[Sample]:
@@ -101,8 +74,8 @@ def zeros(
     pin_memory: bool | None = None,
 ) -> Planned:
     """A tensor of zeros."""
-    _refuse(layout, pin_memory)
-    return _constant(size, 0, dtype)
+    plan = Plan("_size", *OPTIONS)
+    return _filled(plan, sized(plan, size, dtype, layout, pin_memory), device, 0)
 
 
 @planned("aten::ones", dtypes=ALL, samples=_sizes, bench=_size_bench())
@@ -114,8 +87,8 @@ def ones(
     pin_memory: bool | None = None,
 ) -> Planned:
     """A tensor of ones."""
-    _refuse(layout, pin_memory)
-    return _constant(size, 1, dtype)
+    plan = Plan("_size", *OPTIONS)
+    return _filled(plan, sized(plan, size, dtype, layout, pin_memory), device, 1)
 
 
 def _fills(dtype: torch.dtype) -> Iterator[Sample]:
@@ -141,13 +114,12 @@ def full(
     pin_memory: bool | None = None,
 ) -> Planned:
     """A tensor of one value, whose type it has if `dtype` is None."""
-    _refuse(layout, pin_memory)
     if not isinstance(fill_value, (bool, int, float)):
         raise Declined("a complex value")
-    plan = Plan("_size", "fill_value", *_OPTIONS)
+    plan = Plan("_size", "fill_value", *OPTIONS)
     if dtype is None and not isinstance(fill_value, float):
         dtype = torch.bool if isinstance(fill_value, bool) else torch.int64
-    return _filled(plan, torch.empty(size, dtype=_dtype_of(plan, dtype), device="meta"))
+    return _filled(plan, sized(plan, size, dtype, layout, pin_memory), device)
 
 
 def _likes(*extra: Number) -> Callable[[torch.dtype], Iterator[Sample]]:
@@ -168,13 +140,6 @@ def _like_bench(*extra: Number) -> tuple[Workload, ...]:
     return stream(1, (8192, 8192), *extra)
 
 
-def _like(x: Tensor, plan: Plan, value: Number | None, options: tuple) -> Planned:
-    dtype, layout, pin_memory, memory_format = options
-    _refuse(layout, pin_memory)
-    with_format = {"memory_format": memory_format} if memory_format is not None else {}
-    return _filled(plan, torch.empty_like(x, dtype=dtype, device="meta", **with_format), value)
-
-
 @planned("aten::zeros_like", dtypes=ALL, samples=_likes(), bench=_like_bench())
 def zeros_like(
     self: Tensor,
@@ -185,7 +150,8 @@ def zeros_like(
     memory_format: torch.memory_format | None = None,
 ) -> Planned:
     """Zeros in the shape and layout of self."""
-    return _like(self, Plan("_self", *_LIKE_OPTIONS), 0, (dtype, layout, pin_memory, memory_format))
+    like = alike(self, dtype, layout, pin_memory, memory_format)
+    return _filled(Plan("_self", *LIKE_OPTIONS), like, device or self.device, 0)
 
 
 @planned("aten::ones_like", dtypes=ALL, samples=_likes(), bench=_like_bench())
@@ -198,7 +164,8 @@ def ones_like(
     memory_format: torch.memory_format | None = None,
 ) -> Planned:
     """Ones in the shape and layout of self."""
-    return _like(self, Plan("_self", *_LIKE_OPTIONS), 1, (dtype, layout, pin_memory, memory_format))
+    like = alike(self, dtype, layout, pin_memory, memory_format)
+    return _filled(Plan("_self", *LIKE_OPTIONS), like, device or self.device, 1)
 
 
 @planned("aten::full_like", dtypes=ALL, samples=_likes(1), bench=_like_bench(1.5))
@@ -214,5 +181,5 @@ def full_like(
     """One value in the shape and layout of self."""
     if not isinstance(fill_value, (bool, int, float)):
         raise Declined("a complex value")
-    plan = Plan("_self", "fill_value", *_LIKE_OPTIONS)
-    return _like(self, plan, None, (dtype, layout, pin_memory, memory_format))
+    like = alike(self, dtype, layout, pin_memory, memory_format)
+    return _filled(Plan("_self", "fill_value", *LIKE_OPTIONS), like, device or self.device)
