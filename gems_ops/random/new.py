@@ -76,7 +76,8 @@ def _likes(dtype: torch.dtype) -> Iterator[Sample]:
     yield Sample((values((2, 3, 4, 5), dtype),), {"dtype": torch.float32, "memory_format": torch.channels_last})
 
 
-@planned("aten::rand_like", dtypes=FLOATS, samples=_likes, random=True, bench=stream(1))
+# torch.testing has no samples for it: those it calls "rand_like" call randn_like (torch 2.13).
+@planned("aten::rand_like", dtypes=FLOATS, samples=_likes, random=True, bench=stream(1), opinfo=("rand",))
 def rand_like(
     self: Tensor,
     dtype: torch.dtype | None = None,

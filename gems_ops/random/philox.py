@@ -71,6 +71,9 @@ def plan_reserve(plan: Plan, n: int, where: torch.device) -> tuple[Code, Code]:
 
     A graph that is being captured would replay the same numbers for ever: ATen's kernels read them from the device then.
     """
+    if where.type == "meta":  # compiling for a target with no device: nothing is drawn
+        plan.do("seed = block = 0")
+        return Code("seed"), Code("block")
     if where.type == "cuda":
         plan.do(
             "if {capturing}(): raise {declined}('a graph is being captured')",
