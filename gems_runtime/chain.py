@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import takewhile
 
 from triton.runtime.autotuner import Autotuner, Config, Heuristics
 from triton.runtime.interpreter import InterpretedFunction
@@ -57,6 +58,11 @@ class Chain:
         """True if some config has a function to call before each launch."""
         return any(c.pre_hook is not None for w in self.wrappers if isinstance(w, Autotuner) for c in w.configs)
 
+    def supplied_before_tuning(self) -> tuple[str, ...]:
+        """Names that heuristics around the autotuner give."""
+        around = takewhile(lambda w: not isinstance(w, Autotuner), self.wrappers)
+        return tuple(name for w in around for name in w.values)
+
     def prunes(self) -> bool:
         """True if a pruning function sees which arguments came by position and which by keyword."""
         return any(w.early_config_prune or w.perf_model for w in self.autotuners())
@@ -93,7 +99,8 @@ def _reason(wrappers: list[Autotuner | Heuristics], jit: JITFunction) -> str:
             return "its configs name different parameters"
     if any(p._param.kind is not p._param.POSITIONAL_OR_KEYWORD for p in jit.params):
         return "it has starred or positional-only parameters"
-    if sum(isinstance(w, Autotuner) and len(w.configs) > 1 for w in wrappers) > 1:
+    tuners = [w for w in wrappers if isinstance(w, Autotuner)]
+    if sum(len(w.configs) > 1 or w.configs[0].pre_hook is not None for w in tuners) > 1:
         return "it has one autotuner inside another"
     reserved = sorted(filter(is_reserved, names))
     return f"the launch function needs the name {reserved[0]!r} of a parameter for itself" if reserved else ""

@@ -107,7 +107,11 @@ class LibEntry(KernelInterface):
 
     # A bound method costs 70 ns to make and its call is inlined; a functools.partial 130 (EPYC, Python 3.11).
     def __getitem__(self, grid: Grid) -> Callable[..., object]:
-        return self._bind(self._launch, grid)
+        try:
+            return self._bind(self._launch, grid)
+        except TypeError:
+            # A method cannot be bound to None. Stock Triton refuses that grid when it launches.
+            return partial(self._launch, grid)
 
     def run(self, *args: object, grid: Grid, warmup: bool = False, **kwargs: object) -> object:
         """Launch, or with `warmup=True` only compile."""
@@ -165,13 +169,16 @@ class LibEntry(KernelInterface):
 
     def _missed(self, shape: Shape, grid: Grid, *values: object) -> object:
         """From the function generated for `shape`: put the call back together, constants and options by keyword."""
+        rest: tuple[object, ...] = values[-2]
         more: Values = values[-1]
-        named = dict(zip([p.name for p, _ in shape.passed()] + [name for name, _ in shape.options], values[:-1]))
+        named = dict(zip([p.name for p, _ in shape.passed()] + [name for name, _ in shape.options], values[:-2]))
         args: list[object] = []
         for p in self._params:
-            if p.supplied or p.is_constexpr or named[p.name] is UNSET:
+            # With too many by position, all were.
+            if p.supplied or not rest and (p.is_constexpr or named[p.name] is UNSET):
                 break
             args.append(named.pop(p.name))
+        args += rest
         kwargs = {name: value for name, value in named.items() if value is not UNSET} | more
         if self._text is None or self._text.shape is shape:
             return self._slow(grid, tuple(args), kwargs)
@@ -324,6 +331,7 @@ class LibEntry(KernelInterface):
             tunes=bool(self._chain.autotuners()),
             has_pre_hooks=self._chain.has_pre_hooks(),
             form=compat.launch_form() or compat.RUN_FORM,
+            hook_sees=self._chain.supplied_before_tuning(),
         )
 
     def _write(self, shape: Shape, globals_: Values) -> Text:

@@ -128,6 +128,7 @@ class Shape:
     tunes: bool = False  # an autotuner's best_config follows each launch
     has_pre_hooks: bool = False  # some config has a function to call before each launch
     form: compat.LaunchForm = compat.RUN_FORM  # of the function in each table row
+    hook_sees: tuple[str, ...] = ()  # what heuristics give before the autotuner, so that the function sees it
 
     def passed(self) -> list[tuple[Param, frozenset[str]]]:
         """The parameters that a caller may pass, with their kinds."""
@@ -147,7 +148,7 @@ class Writer:
 
     def __init__(self, shape: Shape) -> None:
         self.shape = shape
-        self.guards: list[str] = ["_more", "_runtime != _runtime_seen" if shape.knobs_set else "_runtime"]
+        self.guards: list[str] = ["_rest or _more", "_runtime != _runtime_seen" if shape.knobs_set else "_runtime"]
         self.guards += ["_enter", "_exit", "_pre_run", '"instrumentation_mode" in _compilation']
         self.guards += ["_settings._current is not _settings_seen"]
         self.body: list[str] = []
@@ -159,6 +160,10 @@ class Writer:
         """The whole source: a factory `make` whose parameters are the names the launch function is bound to."""
         shape = self.shape
         self.guards += [f"_globals_{i}.get(_global_name_{i}) is not _global_{i}" for i in range(shape.used_globals)]
+        if shape.has_pre_hooks:
+            # Before defaults take the place of what was not passed.
+            sometimes = "".join(f'("{name}", {name}), ' for name, k in self._named() if "U" in k and k != {"U"})
+            self.body.append(f"_given = {{name: value for name, value in ({sometimes}) if value is not _unset}}")
         for param, kinds in shape.passed():
             self._constant(param.name, kinds) if param.is_constexpr else self._runtime(param, kinds)
         for name, kinds in shape.options:
@@ -167,7 +172,7 @@ class Writer:
         self._live()
         self._alignment()
         body = self._indent(self.body, 12)
-        names = ", ".join([p.name for p, _ in shape.passed()] + [name for name, _ in shape.options] + ["_more"])
+        names = ", ".join([p.name for p, _ in shape.passed()] + [name for name, _ in shape.options] + ["_rest", "_more"])
         device = "_device = _current_device()\n" + " " * 12 if shape.has_devices else ""
         key = "(" + ", ".join((["_device"] if shape.has_devices else []) + self.key) + ",)"
         key = key.replace("(,)", "()")
@@ -216,20 +221,15 @@ def make({", ".join(self.bound_names())}):
         return "".join(line + "\n" + " " * width for line in lines)
 
     def _signature(self) -> str:
-        """Parameters up to the first supplied one by position or keyword, the rest and the options by keyword."""
-        parts, keyword_only = [], False
-        for p in self.shape.params:
-            if p.supplied:
-                parts += [] if keyword_only else ["*"]
-                keyword_only = True
-            else:
-                parts.append(p.name if p.default is UNSET else f"{p.name}=_unset")
-        options = [f"{name}=_unset" for name, _ in self.shape.options]
-        if options and not keyword_only:
-            parts.append("*")
-        elif parts and parts[-1] == "*" and not options:
-            parts.pop()
-        return "".join(", " + part for part in [*parts, *options, "**_more"])
+        """Parameters up to the first supplied one by position or keyword, the rest and the options by keyword.
+
+        `_rest` and `_more` take what no kernel of this signature takes: stock Triton has the words for it.
+        """
+        params = self.shape.params
+        first = next((i for i, p in enumerate(params) if p.supplied), len(params))
+        parts = [p.name if p.default is UNSET else f"{p.name}=_unset" for p in params if not p.supplied]
+        parts.insert(first, "*_rest")
+        return "".join(", " + part for part in [*parts, *(f"{name}=_unset" for name, _ in self.shape.options), "**_more"])
 
     def _guards(self) -> str:
         return "\n            or ".join(self.guards)
@@ -328,15 +328,19 @@ def make({", ".join(self.bound_names())}):
             bits = ", ".join(f"{p} & 15 == 0" for p in self.pointers)
             self.key.insert(0, f"({' | '.join(self.pointers)}) & 15 and ({bits},)")
 
+    def _named(self) -> list[tuple[str, frozenset[str]]]:
+        """What a caller may pass by name, with its kinds."""
+        return [(p.name, k) for p, k in self.shape.passed()] + list(self.shape.options)
+
     def _before(self) -> str:
         """What stock Triton's autotuner does before a launch whose config it knows."""
         lines = ["_tuner.best_config = _entry.config"] if self.shape.tunes else []
         if self.shape.has_pre_hooks:
-            options = [name for name, k in self.shape.options if "U" not in k]
-            named = [p.name for p, k in self.shape.passed() if k != {"U"}] + options
-            pairs = "".join(f'"{name}": {name}, ' for name in named)
+            always = [name for name, k in self._named() if "U" not in k]
+            pairs = "".join(f'"{name}": {name}, ' for name in always) + "**_given, "
+            pairs += "".join(f'"{name}": _entry.supplied["{name}"], ' for name in self.shape.hook_sees)
             lines += ["if _entry.config.pre_hook is not None:"]
-            lines += [f"    _entry.config.pre_hook({{{pairs}**_entry.supplied, **_entry.config.all_kwargs()}})"]
+            lines += [f'    _entry.config.pre_hook({{{pairs}"grid": _grid, "warmup": False, **_entry.config.all_kwargs()}})']
         return self._indent(lines, 12)
 
     def _grid(self) -> str:
