@@ -79,8 +79,7 @@ class Route:
     def install(self) -> None:
         """Capture the native kernel and put the router in front of it."""
         overload = self.form.overload
-        if not self.form.op.composite:
-            refuse_composites(overload, self.key)
+        refuse_composites(overload, self.key)
         self.native = native.Native(self.form, torch.library.get_kernel(overload, self.key))
         self.library = torch.library.Library("aten", "IMPL", self.key)
         written = signature.router(self.form, self)
