@@ -3,7 +3,7 @@
 Modules, top to bottom; each imports only from those above it:
 errors, settings, compat, device, stats, signature, grid, chain, launch, native, records, store, toolchain, fingerprint, flight,
 bench, numerics, strategy, transfer, policy, options, candidates, contest, problem, argspec, gridspec, untuned, tuner, tuned, entry,
-modes, target, warm, cli,
+modes, target, journal, jobs, warm, worker, crew, cli,
 __main__. Importing the package opens no file and touches no device.
 """
 

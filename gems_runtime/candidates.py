@@ -14,7 +14,7 @@ from triton.runtime._async_compile import AsyncCompileMode, FutureKernel
 from triton.runtime.autotuner import Autotuner
 from triton.runtime.errors import OutOfResources, PTXASError
 
-from gems_runtime import compat, device
+from gems_runtime import compat, device, settings
 from gems_runtime.bench import Launch
 
 # What a launch with a bad configuration raises; anything else is the caller's mistake and is passed on.
@@ -92,7 +92,7 @@ class Call:
 
 def compile_all(call: Call, configs: Sequence[triton.Config]) -> list[Exception | None]:
     """Compile every configuration, several at a time; for each the error, or None."""
-    errors = _compile(call, configs, len(os.sched_getaffinity(0)))
+    errors = _compile(call, configs, settings.current().compile_jobs or len(os.sched_getaffinity(0)))
     # CPython's parser is not safe to run in several threads (3.11.7: one of 30 compilations in parallel ended in
     # "AST constructor recursion depth mismatch"), so a failure of the front end counts when it happens alone.
     doubtful = [i for i, e in enumerate(errors) if e is not None and not isinstance(e, (PTXASError, OutOfResources))]

@@ -84,6 +84,7 @@ class Settings:
     tune_wait_s: float = env("GEMS_TUNE_WAIT_S", 600.0, float, "seconds to wait for another process's tuning.")
     fast_launch: bool = env("GEMS_FAST_LAUNCH", True, flag, "0 sends every launch through stock Triton.")
     native: Native = env("GEMS_NATIVE", Native.ON, Native, "0 launches from Python, jit ignores the installed module.")
+    compile_jobs: int = env("GEMS_COMPILE_JOBS", 0, int, "threads that compile a kernel's candidates; 0: one a core.")
     check_numerics: bool = env("GEMS_TUNE_CHECK", True, flag, "0 lets a configuration win unchecked.")
 
 
@@ -96,6 +97,41 @@ def current() -> Settings:
     if _current is None:
         _current = Settings()
     return _current
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """The environment for a program that is started from here: it has our settings, with these variables changed."""
+    chosen = {f.metadata["env"]: (getattr(current(), f.name), f.metadata["default"]) for f in fields(Settings)}
+    return {**os.environ, **{name: _text(value) for name, (value, default) in chosen.items() if value != default}, **changes}
+
+
+def _text(value: object) -> str:
+    """A setting as its variable spells it."""
+    if isinstance(value, enum.Enum):
+        return str(value.value)
+    if isinstance(value, bool):
+        return str(int(value))
+    return os.pathsep.join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process's place among those that torchrun started."""
+
+    rank: int
+    world: int
+    local: int
+
+
+def ranks() -> Ranks | None:
+    """What torchrun says, or None where it started nothing. Raises UsageError."""
+    found = [os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")]
+    if found[0] is None or found[1] is None:
+        return None
+    try:
+        return Ranks(int(found[0]), int(found[1]), int(found[2] or 0))
+    except ValueError:
+        raise UsageError(f"RANK, WORLD_SIZE and LOCAL_RANK are {found}, not whole numbers") from None
 
 
 @contextlib.contextmanager

@@ -5,9 +5,9 @@ from __future__ import annotations
 import inspect
 import json
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
+from types import FunctionType
 
 import triton
 from triton.runtime.autotuner import Autotuner, Heuristics
@@ -15,7 +15,7 @@ from triton.runtime.autotuner import Autotuner, Heuristics
 from gems_runtime import argspec, fingerprint, settings
 from gems_runtime.candidates import Call
 from gems_runtime.records import Json
-from gems_runtime.store.place import make_private
+from gems_runtime.store.place import append_line
 
 _log = logging.getLogger(__name__)
 _written: set[tuple[str, str]] = set()
@@ -35,23 +35,31 @@ def append(call: Call, candidates: Sequence[triton.Config]) -> None:
         return
     _written.add((str(path), line))
     try:
-        make_private(path.parent)
-        # one write of a short line to a file opened for appending: several processes do not mix theirs
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        try:
-            os.write(handle, f"{line}\n".encode())
-        finally:
-            os.close(handle)
+        append_line(path, line)
     except OSError as error:
         _log.warning("the untuned call is not recorded in %s: %s", path, error)
 
 
 def line_of(call: Call, candidates: Sequence[triton.Config]) -> dict[str, Json]:
-    """The call as a record. What cannot be written down (an object as an argument) is null."""
-    function = call.tuner.base_fn
+    """The call as a record; `problem` says why it cannot be made again from it, if it cannot."""
     spec = argspec.describe(call.args, call.kwargs)
-    name = f"{function.__module__}:{function.__qualname__}"
-    return {"kernel": name, "args": None if spec is None else str(spec), "grid": _grid(call, candidates)}
+    name, grid = _name(call.tuner.base_fn), _grid(call, candidates)
+    line = {"kernel": name, "args": None if spec is None else str(spec), "grid": grid}
+    if "<locals>" in name:
+        line["problem"] = "its kernel is made inside a function, where it cannot be imported from"
+    elif spec is None:
+        line["problem"] = "an argument of it cannot be written as text"
+    elif grid is None:
+        line["problem"] = "its grid cannot be written as text"
+    return line
+
+
+def _name(function: FunctionType) -> str:
+    """`module:attribute`, or `file.py:attribute` of a program's own kernels."""
+    module = function.__module__
+    if module == "__main__":
+        module = str(Path(function.__code__.co_filename).absolute())
+    return f"{module}:{function.__qualname__}"
 
 
 def _grid(call: Call, candidates: Sequence[triton.Config]) -> Json:

@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command and give back its exit code."""
     try:
         options = build(VERBS).parse_args(argv)
-        return options.run(options)
+        return options.verb(options)
     except UsageError as error:
         return _failed(error, output.USAGE)
     except (StoreError, NoDevice) as error:

@@ -29,7 +29,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def build(verbs: Iterable[Verb]) -> argparse.ArgumentParser:
-    """The parser of the whole command. Its namespace's `run` is the verb's."""
+    """The parser of the whole command. Its namespace's `verb` is the function to call."""
     parser = _Parser(prog="gems-cache", description="Tune and compile Triton kernels ahead of use; look at the results.")
     subparsers = parser.add_subparsers(metavar="VERB", required=True, parser_class=_Parser)
     for verb in verbs:
@@ -42,7 +42,7 @@ def build(verbs: Iterable[Verb]) -> argparse.ArgumentParser:
         )
         verb.arguments(one)
         one.add_argument("--json", action="store_true", help="print the answer as JSON")
-        one.set_defaults(run=verb.run)
+        one.set_defaults(verb=verb.run)
     return parser
 
 

@@ -3,113 +3,149 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
-from pathlib import Path
+import re
+import shlex
 from typing import TYPE_CHECKING
 
+from gems_runtime.cli import selection
 from gems_runtime.cli.output import DONE, FINDINGS, answer, bar, talk
-from gems_runtime.cli.parser import Verb, count, positive
+from gems_runtime.cli.parser import Verb, positive
 from gems_runtime.errors import UsageError
 
 if TYPE_CHECKING:
-    from gems_runtime.warm import Job
+    from gems_runtime.jobs import Job
+    from gems_runtime.warm import Report
 
-
-def _arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("names", nargs="*", metavar="NAME", help="an operator, or a kernel as package.module:attribute")
-    add("--shape", action="append", default=[], help="of an operator, such as 4096x4096x4096; repeatable")
-    add("--dtype", action="append", help="bf16 (the default), fp16, fp32, ...; repeatable")
-    add("--args", help="of a kernel; see below")
-    add("--grid", help="of a kernel; see below")
-    add("--from", dest="file", type=Path, metavar="FILE", help="a shapes file: one call as JSON on each line")
-    add("--model", type=Path, metavar="CONFIG", help="every call of the model with this config.json")
-    add("--batch", type=positive, default=1, help="of the model (1)")
-    add("--seq", type=positive, default=512, help="length of the model's prompt (512)")
-    add("--decode", type=count, default=0, help="tokens decoded after the prompt (0)")
-    add("--compile-only", action="store_true", help="tune nothing; the default where there is no GPU")
-    add("--target", help="what to compile for: cuda:80, cuda:90, hip:gfx942, ...; implies --compile-only")
-    add("--dry-run", action="store_true", help="list the calls and stop")
-
-
-_HELP = """\
-arguments of a kernel, separated by commas, in the order of its parameters:
-  *bf16[1024,1024]            a dense tensor (fp64 fp32 fp16 bf16 fp8e4nv fp8e5 i64 i32 i16 i8 u8 i1); random if it is
-                              floating point, else zeros
-  *fp32[64,64]:[1,64]         with strides, in elements
-  *fp32[1024]+1               that starts one element into its memory, so that its address is not 16-aligned
-  1024   1e-5   None   True   numbers and constants as in Python
-  'text'   tl.float32         text, and a Triton type
-  NAME=value                  by name: constexprs, and launch options such as num_warps=8
-
-grid of a kernel: numbers, or expressions in its arguments and its configuration's values, separated by commas:
-  8     4,2     "cdiv(n_elements, BLOCK)"     "cdiv(M, BLOCK_M) * cdiv(N, BLOCK_N), batch"
-
+_EPILOG = f"""{selection.HELP}
 examples:
   gems-cache warm mm --shape 4096x4096x4096 --dtype bf16
   gems-cache warm my.kernels:add --args '*fp32[8192], *fp32[8192], 8192' --grid 'cdiv(n, BLOCK)'
-  gems-cache warm --from untuned.jsonl
+  gems-cache warm --run "python serve.py --once"
+  gems-cache warm --from untuned.jsonl --devices all --budget 10m
   gems-cache warm --model config.json --batch 1 --seq 64 --decode 8 --dtype fp32
+
+Under torchrun each process takes its share of the calls, on its own device.
 """
 
 
-def _run(options: argparse.Namespace) -> int:
-    # Triton decides when it is imported whether kernels are compiled or interpreted, so this is asked first.
-    from gems_runtime import device, warm
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    selection.add_arguments(parser)
+    add = parser.add_argument
+    add("--run", type=_command, metavar="COMMAND", help="run this program in record mode, and warm the calls it made that were not tuned")
+    add("--compile-only", action="store_true", help="tune nothing; the default where there is no GPU")
+    add("--devices", type=_devices, help="all, or numbers such as 0,2: one worker process for each GPU")
+    add("--jobs", type=positive, help="compilations at a time: worker processes with --compile-only, else threads")
+    add("--shard", type=_shard, metavar="I/N", help="only part I (from 1) of N of the calls")
+    add("--budget", type=_seconds, metavar="TIME", help="begin no call after this long: 90s, 10m, 2h")
+    add("--resume", action="store_true", help="skip calls that an earlier warm has done here")
+    add("--dry-run", action="store_true", help="list the calls and stop")
 
-    if device.interpreted():
-        raise UsageError("TRITON_INTERPRET is set, so there is nothing to compile or tune; unset it for gems-cache warm")
-    compile_target = _compile_target(options)
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # as `python -m` does: a kernel may lie in the directory one works in
-    jobs = _jobs(options)
+
+def _command(text: str) -> list[str]:
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
+    return words or [""]
+
+
+def _devices(text: str) -> list[int] | None:
+    """Device numbers; the empty list stands for all."""
+    if not re.fullmatch(r"all|\d+(,\d+)*", text):
+        raise argparse.ArgumentTypeError(f"expected all, or numbers such as 0,1, not {text!r}")
+    return [] if text == "all" else [int(n) for n in text.split(",")]
+
+
+def _shard(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise argparse.ArgumentTypeError(f"expected I/N with I from 1 to N, such as 1/4, not {text!r}")
+    return int(found[1]), int(found[2])
+
+
+def _seconds(text: str) -> float:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"expected a time such as 90s, 10m or 2h, not {text!r}")
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+def _run(options: argparse.Namespace) -> int:
+    selection.require_compiler()
+    compile_target = selection.target_of(options, options.compile_only)
+    jobs, code = _jobs(options)
     if options.dry_run:
         answer(options, [{"label": job.label, "record": job.record} for job in jobs], "\n".join(job.label for job in jobs))
         return DONE
+    from gems_runtime import warm
+
     warm.require_places()
     if compile_target and not (options.target or options.compile_only):
         talk(f"no GPU here: compiling for {compile_target}, tuning nothing")
-    report = warm.run(bar(jobs, "warming", "call"), compile_target)
+    report = _warm(options, jobs, compile_target)
     for failure in report.failed:
         talk(f"{failure['label']}: {failure['error']}")
+    if report.left:
+        talk(f"{report.left} calls were not begun in the time given; the same command with --resume does the rest")
     answer(options, report.fields(), str(report))
-    return FINDINGS if report.failed else DONE
+    return FINDINGS if report.failed or report.left or code else DONE
 
 
-def _compile_target(options: argparse.Namespace) -> str | None:
-    """The target to compile for, or None to tune on the device that is here."""
-    from gems_runtime import device, target, warm
+def _jobs(options: argparse.Namespace) -> tuple[list[Job], int]:
+    """This process's share of the selected calls, and the exit code of the program that was run, if one was."""
+    from gems_runtime import jobs, settings
 
-    if options.target:
-        target.parse_target(options.target)
-        return options.target
-    if not device.has_gpu():
-        return warm.DEFAULT_TARGET
-    return device.identity().arch if options.compile_only else None
-
-
-def _jobs(options: argparse.Namespace) -> list[Job]:
-    """Every call that was asked for; all of them are built before the first is run."""
-    from gems_runtime import warm
-
-    dtypes = options.dtype or ["bf16"]
-    jobs: list[Job] = []
-    for name in options.names:
-        if ":" in name and "::" not in name:
-            jobs.append(warm.kernel_job(name, options.args, options.grid))
-        elif not options.shape:
-            raise UsageError(f"operator {name} needs --shape, for example --shape 4096x4096x4096")
-        else:
-            jobs += warm.operator_jobs(name, options.shape, dtypes)
-    if options.file:
-        jobs += warm.file_jobs(options.file)
-    if options.model:
-        for dtype in dtypes:
-            jobs += warm.model_jobs(options.model, options.batch, options.seq, options.decode, dtype)
-    if not jobs:
-        raise UsageError("nothing to warm: name an operator or a kernel, or give --from or --model")
-    return jobs
+    found, code = selection.jobs_of(options), 0
+    if options.run:
+        more, code = jobs.recorded(options.run)
+        found = jobs.distinct(found + more)
+        talk(f"{options.run[0]} ended with code {code} and made {len(more)} calls that were not tuned")
+    elif not found:
+        raise UsageError("nothing to warm: name an operator or a kernel, or give --from, --model or --run")
+    ranks = settings.ranks()
+    part = options.shard or (ranks and (ranks.rank + 1, ranks.world))
+    return (jobs.shard(found, *part) if part else found), code
 
 
-VERB = Verb("warm", "tune and compile calls before they are made", _run, _arguments, _HELP)
+def _warm(options: argparse.Namespace, jobs: list[Job], compile_target: str | None) -> Report:
+    """In this process, or with a crew of workers."""
+    from gems_runtime import crew, settings, warm
+
+    progress = bar(jobs, "warming", "call")
+    commands = _workers(options, compile_target)
+    if commands is None:
+        threads = settings.override(compile_jobs=options.jobs or settings.current().compile_jobs)
+        with threads:
+            return warm.run(progress, compile_target, options.resume, options.budget)
+    if options.resume:
+        commands = [[*command, "--resume"] for command in commands]
+    with progress:
+        report = crew.run(jobs, commands, options.budget, _threads(options, len(commands)), progress.update)
+    report.target = compile_target or ""
+    return report
+
+
+def _workers(options: argparse.Namespace, compile_target: str | None) -> list[list[str]] | None:
+    """The arguments of each worker process, or None where this process does the work itself."""
+    from gems_runtime import device, settings
+
+    if compile_target:
+        return [["--target", compile_target]] * options.jobs if options.jobs and options.jobs > 1 else None
+    count, ranks = device.count(), settings.ranks()
+    if options.devices is None:
+        return [["--device", str(ranks.local % count)]] if ranks else None
+    numbers = options.devices or list(range(count))
+    if max(numbers) >= count:
+        raise UsageError(f"there is no device {max(numbers)}: this host has {count}")
+    return [["--device", str(number)] for number in numbers]
+
+
+def _threads(options: argparse.Namespace, workers: int) -> int:
+    """Compiling threads of each worker: the cores are shared out."""
+    import os
+
+    cores = options.jobs or len(os.sched_getaffinity(0))
+    return max(1, cores // workers)
+
+
+VERB = Verb("warm", "tune and compile calls before they are made", _run, _arguments, _EPILOG)

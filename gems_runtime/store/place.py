@@ -22,6 +22,17 @@ def make_private(directory: Path) -> None:
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file that several processes may be adding to. Raises OSError."""
+    make_private(path.parent)
+    # one write to a file opened for appending: lines do not mix
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(handle, f"{line}\n".encode())
+    finally:
+        os.close(handle)
+
+
 def distrust(directory: Path) -> str:
     """Why entries in this directory should not be believed, or the empty text."""
     try:

@@ -15,7 +15,7 @@ from test_records import decision, measurement
 from test_warm import ARGS, GRID, FakeJob, FakeProvider
 from void_device import KERNEL, load
 
-from gems_runtime import cli, device, settings, store, warm
+from gems_runtime import cli, device, jobs, settings, store
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -26,7 +26,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
 
 @pytest.fixture
 def provider(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(warm, "providers", lambda: (FakeProvider(),))
+    monkeypatch.setattr(jobs, "providers", lambda: (FakeProvider(),))
 
 
 @pytest.fixture
@@ -55,8 +55,8 @@ def test_a_second_identical_warm_compiles_nothing(tmp_path: Path) -> None:
     if torch.cuda.is_available():
         words.append("--compile-only")
     first, second = process(tmp_path, *words), process(tmp_path, *words)
-    assert first.stdout.startswith("1 calls, 0 tuned, 0 benchmarks, 1 compiles, 0 already compiled, 0 store hits, "), first.stderr
-    assert second.stdout.startswith("1 calls, 0 tuned, 0 benchmarks, 0 compiles, 1 already compiled, 0 store hits, ")
+    assert first.stdout.startswith("1 calls, 0 tuned, 0 benchmarks, 3 compiles, 0 already compiled, 0 store hits, "), first.stderr
+    assert second.stdout.startswith("1 calls, 0 tuned, 0 benchmarks, 0 compiles, 3 already compiled, 0 store hits, ")
     assert first.returncode == second.returncode == 0
     if not torch.cuda.is_available():
         assert first.stderr == "gems-cache: no GPU here: compiling for cuda:90, tuning nothing\n"

@@ -13,7 +13,7 @@ from types import ModuleType
 import torch
 import triton
 
-from gems_runtime import store
+from gems_runtime import settings, store
 from gems_runtime.target import CompileOnlyDriver
 
 Effect = Callable[..., None]
@@ -37,7 +37,9 @@ def device_with(effect: Effect = lambda *args: None) -> Iterator[None]:
     drivers = triton.runtime.driver
     before, drivers._active = drivers._active, VoidDriver(effect)
     try:
-        yield
+        # the native tier looks for the real driver's library
+        with settings.override(native=settings.Native.OFF):
+            yield
     finally:
         drivers._active = before
 

@@ -1,0 +1,41 @@
+"""A process of a crew: reads jobs as JSON lines, runs them on one device or for one target, answers with a line each."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from dataclasses import asdict
+
+from gems_runtime import device, jobs, warm
+from gems_runtime.errors import UsageError
+from gems_runtime.warm import Result
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m gems_runtime.worker", description=__doc__)
+    parser.add_argument("--device", type=int)
+    parser.add_argument("--target")
+    parser.add_argument("--resume", action="store_true")
+    options = parser.parse_args(argv)
+    # what a kernel's module prints must not stand between the answers
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    here = contextlib.nullcontext() if options.device is None else device.using(options.device)
+    with here, warm.working_for(options.target, options.resume) as runner:
+        for line in sys.stdin:
+            print(json.dumps(asdict(_run(runner, json.loads(line)))), file=answers)
+    return 0
+
+
+def _run(runner: warm.Runner, record: dict) -> Result:
+    try:
+        return runner.run(jobs.from_record(record))
+    except UsageError as error:
+        return Result(str(record)[:200], str(error))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
