@@ -84,13 +84,9 @@ class Problem:
 
     def tune(self) -> triton.Config:
         """Benchmark, keep the result and return the winner. One process does it and the others read."""
-        folder = self._store.directory
-        if folder is None:
-            return self._decide()
+        wait_s = settings.current().tune_wait_s
         try:
-            return flight.single(
-                folder / "locks", self.key, self.stored, self._decide, settings.current().tune_wait_s
-            )
+            return flight.single(flight.guards(self._store), self.key, self.stored, self._decide, wait_s)
         except flight.WaitedTooLong as error:
             _log.warning("%s takes its default configuration: %s", self.kernel, error)
             return self.candidates[0]

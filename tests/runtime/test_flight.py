@@ -14,6 +14,7 @@ import torch
 from void_device import bench, device_with, load
 
 from gems_runtime import flight, settings, store, tuner
+from gems_runtime.flight.local import FileLock
 
 
 def children(count: int, work: Callable[[int], None]) -> list[int]:
@@ -111,7 +112,7 @@ def test_waiters_read_what_the_holder_publishes_soon_after(tmp_path: Path) -> No
 
     results: list[str] = []
     find = lambda: published[0] if published else None
-    work = lambda: results.append(flight.single(tmp_path / "locks", "k", find, make, 10.0))
+    work = lambda: results.append(flight.single([FileLock(tmp_path / "locks")], "k", find, make, 10.0))
     threads = [threading.Thread(target=work) for _ in range(4)]
     began = time.monotonic()
     for thread in threads:
@@ -123,14 +124,14 @@ def test_waiters_read_what_the_holder_publishes_soon_after(tmp_path: Path) -> No
 
 
 def test_keys_do_not_wait_for_each_other(tmp_path: Path) -> None:
-    inner = lambda: flight.single(tmp_path, "b", lambda: None, lambda: "inner", 1.0)
-    assert flight.single(tmp_path, "a", lambda: None, inner, 1.0) == "inner"
+    inner = lambda: flight.single([FileLock(tmp_path)], "b", lambda: None, lambda: "inner", 1.0)
+    assert flight.single([FileLock(tmp_path)], "a", lambda: None, inner, 1.0) == "inner"
 
 
 def test_waiting_has_an_end(tmp_path: Path) -> None:
-    inner = lambda: flight.single(tmp_path, "a", lambda: None, lambda: "never", 0.1)
+    inner = lambda: flight.single([FileLock(tmp_path)], "a", lambda: None, lambda: "never", 0.1)
     with pytest.raises(flight.WaitedTooLong):
-        flight.single(tmp_path, "a", lambda: None, inner, 1.0)
+        flight.single([FileLock(tmp_path)], "a", lambda: None, inner, 1.0)
 
 
 def test_after_waiting_too_long_the_default_is_taken(tmp_path: Path, triton_cache: None) -> None:
@@ -157,13 +158,13 @@ def test_an_error_frees_the_key(tmp_path: Path) -> None:
         raise ValueError("no")
 
     with pytest.raises(ValueError):
-        flight.single(tmp_path, "a", lambda: None, fail, 1.0)
-    assert flight.single(tmp_path, "a", lambda: None, lambda: "fine", 1.0) == "fine"
+        flight.single([FileLock(tmp_path)], "a", lambda: None, fail, 1.0)
+    assert flight.single([FileLock(tmp_path)], "a", lambda: None, lambda: "fine", 1.0) == "fine"
 
 
 def test_without_a_place_for_locks_the_work_is_done_all_the_same(tmp_path: Path, triton_cache: None) -> None:
     (tmp_path / "file").write_text("")
-    assert flight.single(tmp_path / "file" / "locks", "a", lambda: None, lambda: "made", 1.0) == "made"
+    assert flight.single([FileLock(tmp_path / "file" / "locks")], "a", lambda: None, lambda: "made", 1.0) == "made"
     bench.reset()
     with settings.override(cache_dir=tmp_path / "file" / "gems"), device_with():
         kernel = load(tmp_path).kernel
