@@ -30,6 +30,7 @@ from gems_runtime.grid import Grid, resolve
 from gems_runtime.launch import TABLE_LIMIT, Entry, RunTier, count_compiles, global_checks, launches_here, tier_of
 from gems_runtime.signature import ODD, UNSET, Compiled, IntClasses, IntRows, Param, Shape, Writer, compile_text, exact
 from gems_runtime.signature import is_reserved, kind_of
+from gems_runtime.store import Store
 
 _log = logging.getLogger(__name__)
 _entries: weakref.WeakSet[LibEntry] = weakref.WeakSet()
@@ -449,6 +450,7 @@ def _forget_in_child() -> None:
 os.register_at_fork(after_in_child=_forget_in_child)
 
 
+Store.listeners.append(clear_all)
 compat.load_argument_types()
 # to find the first compiled kernel, Triton asks for its key
 compat.replace_triton_key(toolchain.triton_key, toolchain.code_key)

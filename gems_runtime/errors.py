@@ -17,6 +17,10 @@ class StoreMiss(GemsError):
     """Strict mode found no valid decision for a kernel call."""
 
 
+class RanksDisagree(GemsError):
+    """Ranks of one job would launch one kernel with different configurations, and the store cannot settle it."""
+
+
 class NoValidConfig(GemsError):
     """Every candidate configuration of a kernel failed; the message lists the status of each."""
 

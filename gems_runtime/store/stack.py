@@ -11,17 +11,20 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from gems_runtime import records, settings, stats
 from gems_runtime.errors import StoreError
 from gems_runtime.records import Decision, Measurement, Record
-from gems_runtime.store import place, team
+from gems_runtime.store import place, ranks, team
 from gems_runtime.store.files import Files
 from gems_runtime.store.index import Index
 from gems_runtime.store.overrides import Overrides
 from gems_runtime.store.remote import Remote
 from gems_runtime.store.team import FILES, INDEX, Source
+
+if TYPE_CHECKING:
+    import torch.distributed as dist
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -40,6 +43,9 @@ class Layer:
 
 class Store:
     """Entries of one directory, of what the user's settings add to it, and of this process. Opens nothing before it is asked."""
+
+    # Called when decisions in use have changed: what was made from them is to be forgotten.
+    listeners: list[Callable[[], None]] = []
 
     def __init__(self, directory: Path | None, choice: settings.Settings | None = None) -> None:
         self.directory = directory
@@ -121,6 +127,18 @@ class Store:
     def find(self, prefix: str) -> list[Record]:
         """Records whose key, or name, starts with these letters."""
         return [r for r in self.records() if r.key.startswith(prefix) or records.name_of(r).startswith(prefix)]
+
+    def digest(self) -> str:
+        """One text for all decisions of the layers: equal where the same problems have the same configurations."""
+        return ranks.digest(r for r in self.records() if isinstance(r, Decision))
+
+    def sync(self, group: dist.ProcessGroup | None = None) -> int:
+        """Have every rank of a gloo group use the same decisions; see `ranks.sync`. Raises RanksDisagree."""
+        changed = ranks.sync(self, group)
+        if changed:
+            for listener in self.listeners:
+                listener()
+        return changed
 
     def last_uses(self) -> dict[str, float]:
         """When each entry of the user's layer was last read, to within a day."""
