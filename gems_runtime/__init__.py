@@ -2,8 +2,9 @@
 
 Modules, top to bottom; each imports only from those above it:
 errors, settings, compat, device, stats, signature, grid, chain, launch, native, records, store, toolchain, fingerprint, flight,
-bench, numerics, strategy, transfer, policy, options, candidates, contest, problem, argspec, gridspec, untuned, tuner, tuned, entry,
-modes, target, journal, jobs, warm, worker, crew, cli,
+bench, numerics, ranking, strategy, transfer, policy, options, candidates, contest, problem, argspec, gridspec, untuned, tuner, tuned, entry,
+modes, target, journal, jobs, warm, worker, crew,
+explain, audit, replay, doctor, cli,
 __main__. Importing the package opens no file and touches no device.
 """
 

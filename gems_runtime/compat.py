@@ -19,8 +19,10 @@ from triton.compiler import CompiledKernel
 from triton.runtime.jit import JITFunction
 
 _log = logging.getLogger(__name__)
+# First and last release that this project is made for.
+SUPPORTED = {"triton": ((3, 6), (3, 9)), "torch": ((2, 10), (2, 13))}
 # First release that nobody here has run. Only a cross-check: what a launcher takes is seen from the launcher itself.
-_UNTRIED = (3, 10)
+_UNTRIED = (3, SUPPORTED["triton"][1][1] + 1)
 
 
 @dataclass(frozen=True)

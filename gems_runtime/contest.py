@@ -14,11 +14,9 @@ from gems_runtime import bench, numerics, policy, settings, stats
 from gems_runtime.bench import Timing
 from gems_runtime.candidates import LAUNCH_ERRORS, Call, compile_all, status_of
 from gems_runtime.options import options_of
+from gems_runtime.ranking import ranked
 
 _log = logging.getLogger(__name__)
-
-# Within this share of the best, the order of declaration decides: noise should not.
-_TIE = 0.01
 
 
 @dataclass(frozen=True)
@@ -132,12 +130,11 @@ class Contest:
         return Outcome("ok", timing) if math.isfinite(timing.p50_us) else Outcome("runtime", error="timed as infinite")
 
 
-def ranked(times_us: Mapping[int, float], incumbent: int | None = None) -> list[int]:
-    """Places by time. Those that tie with the best come first: the incumbent, then in the order of declaration."""
-    if not times_us:
-        return []
-    limit = min(times_us.values()) * (1 + _TIE)
-    return sorted(times_us, key=lambda i: (0.0, i != incumbent, i) if times_us[i] <= limit else (times_us[i], True, i))
+def time_together(call: Call, configs: list[triton.Config]) -> list[Timing]:
+    """The time of each configuration, taken as tuning takes it; in rounds, if the timer is ours."""
+    timer = _timer(call.tuner)
+    launches = [call.launch(config) for config in configs]
+    return timer.compare(launches) if isinstance(timer, bench.Timer) else [timer(launch) for launch in launches]
 
 
 def _timer(tuner: Autotuner) -> Callable[..., Timing]:

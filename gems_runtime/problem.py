@@ -20,10 +20,13 @@ from gems_runtime.contest import Contest, Outcome
 from gems_runtime.errors import NoValidConfig
 from gems_runtime.options import bucket_of, options_of
 from gems_runtime.records import Decision, Json, Measurement, canonical, digest
+from gems_runtime.store import Store
 
 _log = logging.getLogger(__name__)
 # How many of the fastest candidates a decision names.
 _TOP = 5
+# For how long what others publish may go unseen where a neighbour is looked for.
+_LISTED_S = 60.0
 # The `source` of a decision that a user has set by hand.
 PINNED = "pinned"
 
@@ -121,8 +124,12 @@ class Problem:
             near = f"the nearest entry, {found[0].key[:12]}, differs in {'; '.join(found[1]) or 'nothing, but names no candidate'}"
         return f"the store has no decision for {self.kernel} (key {self.key}); {near}; run gems-cache warm first"
 
+    def layer(self) -> str:
+        """Name of the store's layer that answers; empty if none does."""
+        return self._store.layer_of(self.key)
+
     def _decisions(self) -> list[Decision]:
-        return [r for r in self._store.records() if isinstance(r, Decision) and r.kernel == self.kernel]
+        return _by_kernel(self._store).get(self.kernel, [])
 
     def _decide(self, anew: bool = False, incumbent: int | None = None) -> triton.Config:
         stats.count("tune")
@@ -166,6 +173,23 @@ class Problem:
         tried = Counter(outcome.status for outcome in contest.outcomes.values())
         soft = {**_soft(), "measurements": measured}
         return Decision(self.key, self.kernel, top[0][0], self.fields, top, dict(tried), soft=soft, **_origin())
+
+
+# What the store held when it was last gone through, and when, and how much this process had tuned by then.
+_listed: tuple[Store, float, int, dict[str, list[Decision]]] | None = None
+
+
+def _by_kernel(held: Store) -> dict[str, list[Decision]]:
+    """Every decision, by kernel. Going through a large store takes a second, and a serving process may miss often."""
+    global _listed
+    now, tuned = time.monotonic(), stats.snapshot()["tune"]
+    if _listed is None or _listed[0] is not held or _listed[1] < now - _LISTED_S or _listed[2] != tuned:
+        found: dict[str, list[Decision]] = {}
+        for record in held.records():
+            if isinstance(record, Decision):
+                found.setdefault(record.kernel, []).append(record)
+        _listed = held, now, tuned, found
+    return _listed[3]
 
 
 def _protocol(tuner: Autotuner) -> Json:

@@ -99,6 +99,11 @@ class _NoLauncher:
         pass
 
 
+def running_for(target: str | None) -> contextlib.AbstractContextManager[object]:
+    """`compiling_for` a target, or nothing to change where the device that is here is meant."""
+    return compiling_for(target) if target else contextlib.nullcontext()
+
+
 @contextlib.contextmanager
 def compiling_for(target: str) -> Iterator[CompileOnlyDriver]:
     """In the `with` block, kernels called with meta tensors are compiled for `target`; process-wide.

@@ -1,4 +1,4 @@
-"""Writes the pages of docs/ that are computed from the code: settings, counters, operators."""
+"""Writes the pages of docs/ that are computed from the code: settings, counters, operators, the command line."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ import torch
 
 from gems_ops.op import Op, all_ops
 from gems_ops.variants import forms
+from gems_runtime.cli.output import DONE, ENVIRONMENT, FINDINGS, USAGE
+from gems_runtime.cli.parser import build as build_parser
+from gems_runtime.cli.table import VERBS
 from gems_runtime.settings import Settings
 from gems_runtime.stats import COUNTERS
 
@@ -81,10 +84,40 @@ def operators_page() -> str:
     )
 
 
+def cli_page() -> str:
+    """Every verb of gems-cache, from its parser."""
+    parser = build_parser(VERBS)
+    (subparsers,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    sections = [verb_section(verb.name, subparsers.choices[verb.name]) for verb in VERBS]
+    codes = f"{DONE} done, {FINDINGS} something was found, {USAGE} wrong usage, {ENVIRONMENT} the machine does not allow it"
+    return (
+        f"# gems-cache\n\n{parser.description} stdout is the answer, stderr is talk. Exit codes: {codes}.\n"
+        "Where the script is not installed, `python -m gems_runtime` is the same.\n\n"
+        + table(("verb", ""), [(f"[`{verb.name}`](#{verb.name})", verb.summary) for verb in VERBS])
+        + "".join(sections)
+    )
+
+
+def verb_section(name: str, parser: argparse.ArgumentParser) -> str:
+    """Heading, arguments and the help's last words."""
+    rows = [(f"`{argument_text(action)}`", action.help or "") for action in parser._actions if action.dest != "help"]
+    epilog = f"\n```text\n{parser.epilog.strip()}\n```\n" if parser.epilog else ""
+    return f"\n## {name}\n\n{parser.description}\n\n" + table(("argument", ""), rows) + epilog
+
+
+def argument_text(action: argparse.Action) -> str:
+    """`--shape SHAPE`, or `[NAME ...]` for one without dashes."""
+    value = action.metavar or action.dest.upper()
+    if not action.option_strings:
+        return {"*": f"[{value} ...]", "?": f"[{value}]"}.get(str(action.nargs), value)
+    return " ".join([", ".join(action.option_strings), *([value] if action.nargs != 0 else [])])
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "settings.md": settings_page,
     "counters.md": counters_page,
     "operators.md": operators_page,
+    "cli.md": cli_page,
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gems_runtime.cli import ls, show, status, warm
+from gems_runtime.cli import doctor, explain, ls, replay, show, status, verify, warm
 from gems_runtime.cli.parser import Verb
 
 VERBS: tuple[Verb, ...] = (
@@ -10,4 +10,8 @@ VERBS: tuple[Verb, ...] = (
     status.VERB,
     ls.VERB,
     show.VERB,
+    explain.VERB,
+    verify.VERB,
+    replay.VERB,
+    doctor.VERB,
 )

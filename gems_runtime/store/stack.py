@@ -69,6 +69,11 @@ class Store:
         """The decision that a person pinned, which holds even while tuning anew."""
         return self._from(self.layers[0], f"d/{key}") if self.overrides else None
 
+    def layer_of(self, key: str) -> str:
+        """Name of the layer whose decision answers for this key; empty if none does."""
+        found = (layer.name for layer in self.layers if self._from(layer, f"d/{key}") is not None)
+        return next(found, "memory" if f"d/{key}" in self._memory else "")
+
     def publish(self, record: Record) -> None:
         """Keep a record where other processes find it; in memory only if the disk will not take it."""
         name = records.name_of(record)

@@ -192,6 +192,13 @@ def test_help_is_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     assert end.value.code == 0 and "*bf16[1024,1024]" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("verb", [verb.name for verb in cli.VERBS])
+def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main([verb, "--help"])
+    assert end.value.code == 0 and "--json" in capsys.readouterr().out
+
+
 def test_looking_imports_neither_torch_nor_triton(tmp_path: Path) -> None:
     code = "import sys; from gems_runtime.cli import main; main(['ls']); assert not {'torch', 'triton', 'tqdm'} & set(sys.modules)"
     path = {"PYTHONPATH": str(Path(__file__).parents[2]), "GEMS_CACHE_DIR": str(tmp_path / "gems")}
