@@ -86,7 +86,7 @@ def source(form: Form) -> str:
 """
 
 
-def custom_source(overload: torch._ops.OpOverload) -> str:
+def custom_source(overload: torch._ops.OpOverload, keyed: frozenset[str]) -> str:
     """The text of the two functions that serve a custom operator: below the dispatcher, and instead of it.
 
     A custom operator costs some 60 us a call, all of it above the kernel (EPYC, Python 3.11, torch 2.13). The dispatcher
@@ -95,7 +95,7 @@ def custom_source(overload: torch._ops.OpOverload) -> str:
     arguments = overload._schema.arguments
     names = ", ".join(a.name for a in arguments)
     declared = ", ".join(f"{a.name}=default_{a.name}" if a.has_default_value() else a.name for a in arguments)
-    key = ", ".join(f"({_key_expression(a.name, str(a.type), False)})" for a in arguments)
+    key = ", ".join(f"({_key_expression(a.name, str(a.type), a.name in keyed)})" for a in arguments)
     tensors = [a.name for a in arguments if str(a.type) == "Tensor"]
     return f"""def serve({declared}):
     key = ({key},)
@@ -128,7 +128,8 @@ def call({declared}):
 
 
 def custom_calls(
-    overload: torch._ops.OpOverload, decide: Callable[[tuple], object], formula: Callable[..., object], counts: object
+    overload: torch._ops.OpOverload, decide: Callable[[tuple], object], formula: Callable[..., object], counts: object,
+    keyed: frozenset[str] = frozenset(),
 ) -> tuple[Callable[..., object], Callable[..., object]]:
     """The functions of `custom_source`: (below the dispatcher, instead of it)."""
     scope: dict[str, object] = {
@@ -141,9 +142,9 @@ def custom_calls(
     for a in overload._schema.arguments:
         if a.has_default_value():
             scope[f"default_{a.name}"] = a.default_value
-    exec(compile(custom_source(overload), f"<calls of {overload._name}>", "exec"), scope)  # noqa: S102  as in `router`
+    exec(compile(custom_source(overload, keyed), f"<calls of {overload._name}>", "exec"), scope)  # noqa: S102  as in `router`
     decision = lambda values: (decide(values), formula, True)  # noqa: E731
-    native = native_router(overload._schema.arguments, frozenset(), decision, scope["serve"], counts)
+    native = native_router(overload._schema.arguments, keyed, decision, scope["serve"], counts)
     scope["serve"] = native or scope["serve"]
     return scope["serve"], scope["call"]
 

@@ -34,6 +34,7 @@ class CustomOp:
     save: Callable[..., None] | None = None  # (ctx, inputs, output): what the gradient needs
     gradient: Callable[..., object] | None = None  # (ctx, *grads)
     argument_dtypes: dict[str, frozenset[torch.dtype]] | None = None
+    keyed: frozenset[str] = frozenset()  # floating point arguments whose values decide the plan
     bench: tuple[Workload, ...] = ()
     call: Callable[..., object] = field(init=False)  # the operator, for a caller who need not go through the dispatcher
 
@@ -54,9 +55,11 @@ class CustomOp:
         operator.register_fake(fake)
         if self.gradient is not None:
             operator.register_autograd(self.gradient, setup_context=self.save)
+        elif not self.mutates:
+            operator.register_autograd(self._gradient_of_formula, setup_context=_save_all)
         overload = operator._opoverload
         defaults = [a.default_value for a in overload._schema.arguments]
-        late["serve"], call = custom_calls(overload, self.decide, self.formula, counts_of(self.name).cells)
+        late["serve"], call = custom_calls(overload, self.decide, self.formula, counts_of(self.name).cells, self.keyed)
         object.__setattr__(self, "call", call)
         return self
 
@@ -68,6 +71,20 @@ class CustomOp:
         except Declined as reason:
             counts_of(self.name).reasons[str(reason)] += 1
             return None
+
+    def _gradient_of_formula(self, ctx: torch.autograd.function.FunctionCtx, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        """For gradients of gradients: rare, and not worth kernels."""
+        needed = [i for i, wants in enumerate(ctx.needs_input_grad) if wants]
+        inputs = _saved_all(ctx)
+        with torch.enable_grad():
+            leaves = [t.detach().requires_grad_() if i in needed else t for i, t in enumerate(inputs)]
+            results = self.formula(*leaves)
+            pairs = zip(results if isinstance(results, tuple) else (results,), grads, strict=True)
+            used = [(r, g) for r, g in pairs if r.requires_grad and g is not None]
+            results, grads = zip(*used, strict=True)
+            found = torch.autograd.grad(results, [leaves[i] for i in needed], grads, allow_unused=True)
+        by_place = dict(zip(needed, found, strict=True))
+        return tuple(by_place.get(i) for i in range(len(inputs)))
 
     def declare(self) -> Callable[[F], F]:
         """Enter the defined operator in the registry; the decorated function, which calls it, is what users call."""
@@ -92,6 +109,19 @@ class CustomOp:
                 raise Declined(f"kernels do not run on {t.device}")
             if t.dtype not in allowed or t.numel() == 0 or t.is_neg():
                 raise Declined(f"a tensor of {t.dtype} with {t.numel()} elements")
+
+
+def _save_all(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: object) -> None:
+    ctx.others = [None if isinstance(v, Tensor) else v for v in inputs]
+    ctx.places = [i for i, v in enumerate(inputs) if isinstance(v, Tensor)]
+    ctx.save_for_backward(*(inputs[i] for i in ctx.places))
+
+
+def _saved_all(ctx: torch.autograd.function.FunctionCtx) -> list[object]:
+    found = list(ctx.others)
+    for i, t in zip(ctx.places, ctx.saved_tensors, strict=True):
+        found[i] = t
+    return found
 
 
 def kernels_run_on(where: torch.device) -> bool:

@@ -1,3 +1,3 @@
-"""Losses against class indices: nll_loss, forward and backward."""
+"""Losses, forward and backward: nll_loss, cross entropy."""
 
-from gems_ops.loss import nll  # noqa: F401
+from gems_ops.loss import cross_entropy, nll  # noqa: F401

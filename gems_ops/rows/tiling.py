@@ -52,8 +52,8 @@ def strides_along(shape: Sequence[int], strides: Sequence[int], dim: int, rows: 
     if not shape:
         return (1, 1, 1)
     dim %= len(shape)
-    outer = _folded(shape[:dim], strides[:dim])
-    inner = _folded(shape[dim + 1 :], strides[dim + 1 :])
+    outer = folded(shape[:dim], strides[:dim])
+    inner = folded(shape[dim + 1 :], strides[dim + 1 :])
     if outer is None or inner is None:
         return None
     if rows.inner == 1 and prod(shape[:dim]) == 1:
@@ -85,7 +85,7 @@ def write_rows(plan: Plan, t: Tensor, dtype: torch.dtype, dim: int, rows: Rows) 
     return result, dense, f"out0.copy_({result})" if plan.outs else result
 
 
-def _folded(sizes: Sequence[int], strides: Sequence[int]) -> int | None:
+def folded(sizes: Sequence[int], strides: Sequence[int]) -> int | None:
     """The stride of dimensions counted as one, row-major; 0 if they hold one element; None if they do not fold."""
     folded, expected = 0, None
     for size, stride in zip(reversed(sizes), reversed(strides), strict=True):
