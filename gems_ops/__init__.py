@@ -7,3 +7,5 @@ if device.interpreted():
     compat.let_interpreter_round_bfloat16()
     compat.let_interpreter_fold_in_blocks()
     compat.let_interpreter_patch_once()
+    compat.let_interpreter_call_libdevice()
+    compat.let_interpreter_compare_scalars()

@@ -1,3 +1,16 @@
-"""Pointwise operators: a scalar function each, one engine for all."""
+"""Pointwise operators: a scalar function each, one engine for all.
 
-from gems_ops.pointwise import activations, arithmetic, select  # noqa: F401  their declarations fill the registry
+tiling, walk, convert, codegen, engine, declare and cases are the engine; the other modules declare operators.
+"""
+
+from gems_ops.pointwise import (  # noqa: F401  their declarations fill the registry
+    activations,
+    arithmetic,
+    bits,
+    bounds,
+    comparison,
+    functions,
+    gradients,
+    rounding,
+    select,
+)

@@ -1,107 +1,183 @@
-"""Arithmetic: sums, products, quotients, powers, and the functions of one variable."""
+"""Arithmetic: sums, products, quotients, powers and their combinations."""
+
+from __future__ import annotations
 
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+from triton.language.extra import libdevice
 
-from gems_ops.op import DOUBLES, NUMBERS
+from gems_ops.op import NUMBERS
+from gems_ops.pointwise.cases import T, number_first, pairs, traffic, triples, with_numbers
 from gems_ops.pointwise.declare import pointwise
+from gems_ops.pointwise.functions import inverse, root
+from gems_ops.pointwise.rounding import quotient
 from gems_ops.promote import Promotion
-from gems_ops.samples import binary, powers, unary
-from gems_ops.workloads import stream
+from gems_ops.samples import binary, unary
 
-INT_TO_FLOAT = Promotion.INT_TO_FLOAT
+
+def _is_odd(number: object, operands: tuple[object, ...]) -> bool:
+    """True for a boolean or fractional number beside integers only: ATen refuses it, and says so itself."""
+    integral = all(not t.dtype.is_floating_point for t in operands if isinstance(t, Tensor))
+    return integral and not any(isinstance(v, float) for v in operands) and type(number) is not int
 
 
 def _alpha_is_odd(self: object, other: object, alpha: object) -> str | None:
-    """ATen refuses a boolean or fractional alpha for integer results; it says so itself."""
-    integral = all(not t.dtype.is_floating_point for t in (self, other) if isinstance(t, torch.Tensor))
-    whole = integral and not isinstance(self, float) and not isinstance(other, float)
-    return "alpha is not an integer" if whole and not type(alpha) is int else None
+    return "alpha is not an integer" if _is_odd(alpha, (self, other)) else None
 
 
-@pointwise("aten::add.Tensor", dtypes=NUMBERS, samples=binary(), bench=stream(2), when=_alpha_is_odd)
+# Together add, sub and neg are tested in every layout; what they share with the others, the engine, is tested by itself.
+@pointwise("aten::add.Tensor", dtypes=NUMBERS, samples=binary(), bench=traffic(T, T), when=_alpha_is_odd)
 def add(self, other, alpha):
     """self + alpha * other"""
     return self + alpha * other
 
 
-@pointwise("aten::sub.Tensor", dtypes=NUMBERS, samples=binary(), bench=stream(2), when=_alpha_is_odd)
+@pointwise("aten::sub.Tensor", dtypes=NUMBERS, samples=binary(), bench=traffic(T, T), when=_alpha_is_odd)
 def sub(self, other, alpha):
     """self - alpha * other"""
     return self - alpha * other
 
 
-@pointwise("aten::mul.Tensor", dtypes=NUMBERS, samples=binary(), bench=stream(2))
+@pointwise("aten::mul.Tensor", dtypes=NUMBERS, samples=pairs(number=True), bench=traffic(T, T))
 def mul(self, other):
     """self * other"""
     return self * other
 
 
-@pointwise("aten::div.Tensor", dtypes=NUMBERS, samples=binary(positive_second=True), bench=stream(2), promotion=INT_TO_FLOAT)
+@pointwise(
+    "aten::div.Tensor", dtypes=NUMBERS, samples=pairs(low2=0.5, number=True), bench=traffic(T, T),
+    promotion=Promotion.INT_TO_FLOAT, opinfo=("div_no_rounding_mode",),
+)  # fmt: skip
 def div(self, other):
     """self / other, in floating point also for integers"""
-    if self.dtype == tl.float32:
-        return tl.div_rn(self, other)  # `/` is off by up to 2 ulp in float32
-    return self / other
+    return quotient(self, other)
 
 
-@pointwise("aten::neg", dtypes=NUMBERS, samples=unary(), bench=stream(1))
+@pointwise("aten::neg", dtypes=NUMBERS, samples=unary(), bench=traffic(T))
 def neg(self):
     """-self"""
     return -self
 
 
-@pointwise("aten::rsqrt", samples=unary(0.1, 9.0), bench=stream(1))
-def rsqrt(self):
-    """1 / sqrt(self); inf at 0, nan below"""
-    return tl.rsqrt(self)
+def _value_is_odd(self: Tensor, tensor1: Tensor, tensor2: Tensor, value: object) -> str | None:
+    return "value is not an integer" if _is_odd(value, (self, tensor1, tensor2)) else None
 
 
-@pointwise("aten::cos", samples=unary(), bench=stream(1))
-def cos(self):
-    """cosine"""
-    return tl.cos(self)
+@pointwise("aten::addcmul", dtypes=NUMBERS, samples=triples(value=True), bench=traffic(T, T, T), when=_value_is_odd)
+def addcmul(self, tensor1, tensor2, value):
+    """self + value * tensor1 * tensor2"""
+    return self + value * (tensor1 * tensor2)
 
 
-@pointwise("aten::sin", samples=unary(), bench=stream(1))
-def sin(self):
-    """sine"""
-    return tl.sin(self)
+@pointwise("aten::addcdiv", samples=triples(value=True, low3=0.5), bench=traffic(T, T, T))
+def addcdiv(self, tensor1, tensor2, value):
+    """self + value * tensor1 / tensor2"""
+    return self + value * quotient(tensor1, tensor2)
+
+
+def dtypes_differ(*args: object) -> str | None:
+    kinds = {v.dtype for v in args if isinstance(v, Tensor)}
+    return f"dtypes differ: {sorted(map(str, kinds))}" if len(kinds) > 1 else None
 
 
 @triton.jit
-def _inverse(x):
-    return 1.0 / x if x.dtype == tl.float64 else tl.div_rn(tl.zeros_like(x) + 1.0, x)
+def _between(start, end, weight):
+    """From the nearer end, as ATen does, so that weight 1 gives exactly `end`."""
+    return tl.where(tl.abs(weight) < 0.5, start + weight * (end - start), end - (end - start) * (1.0 - weight))
 
 
-_EXPONENTS = (2, 3, 0.5, -0.5, -1, -2, 1, 0)
+@pointwise("aten::lerp.Scalar", samples=pairs(0.3), bench=traffic(T, T, 0.3), when=dtypes_differ)
+def lerp_scalar(self, end, weight):
+    """self + weight * (end - self) for a number"""
+    return _between(self, end, weight)
 
 
-def _exponent_is_general(self: object, exponent: object) -> str | None:
-    return None if exponent in _EXPONENTS else f"exponent {exponent} is none of {_EXPONENTS}"
+@pointwise("aten::lerp.Tensor", samples=triples(), bench=traffic(T, T, T), when=dtypes_differ)
+def lerp(self, end, weight):
+    """self + weight * (end - self)"""
+    return _between(self, end, weight)
+
+
+@triton.jit
+def _whole_power(base, exponent):
+    """By squaring, wrapping around; a negative exponent leaves 1, -1, and 0 of all the rest."""
+    result, square, left = tl.zeros_like(base) + 1, base, tl.where(exponent < 0, 0, exponent).to(base.dtype)
+    for _ in range(base.dtype.primitive_bitwidth):
+        result = tl.where((left & 1) != 0, result * square, result).to(base.dtype)
+        square = square * square
+        left = left >> 1
+    if base.dtype.is_int_unsigned():
+        return result
+    odd = (exponent & 1) != 0
+    small = tl.where(base == 1, 1, tl.where(base == -1, tl.where(odd, -1, 1), 0)).to(base.dtype)
+    return tl.where(exponent < 0, small, result)
+
+
+@triton.jit
+def power(base, exponent):
+    """base ** exponent as C's pow, or over whole numbers."""
+    if base.dtype.is_floating():
+        return libdevice.pow(base, exponent)
+    return _whole_power(base, exponent)
+
+
+@pointwise("aten::pow.Tensor_Tensor", dtypes=NUMBERS, samples=pairs(low=0.0, high=3.0, low2=0.0), bench=traffic(T, T))
+def pow_tensor(self, exponent):
+    """self ** exponent"""
+    return power(self, exponent)
 
 
 @pointwise(
-    "aten::pow.Tensor_Scalar", samples=powers(_EXPONENTS), bench=stream(1, (8192, 8192), 2),
-    dtypes=DOUBLES, when=_exponent_is_general, fixed=frozenset({"exponent"}), opinfo=("square",),
+    "aten::pow.Scalar", dtypes=NUMBERS, samples=number_first(2, 0.0, 3.0), promoting=frozenset({"self"}), rounded=True,
+    contiguous=True, bench=traffic(2.5, T), in_place=False,
 )  # fmt: skip
-def pow(self, exponent):
-    """self ** exponent for the exponents that ATen, too, computes without a general power"""
+def pow_scalar(self, exponent):
+    """self, a number, ** exponent"""
+    return power(self, exponent)
+
+
+_EXPONENTS = (2, 3, 0.5, -0.5, -1, -2, 1, 0)
+_POW = dict(promoting=frozenset({"exponent"}), keyed=frozenset({"exponent"}), rounded=True)
+
+
+def _negative_for_integers(self: Tensor, exponent: object) -> str | None:
+    whole = not self.dtype.is_floating_point and not isinstance(exponent, float)
+    return "a negative power of integers" if whole and exponent < 0 else None
+
+
+def _simple(self: Tensor, exponent: object) -> bool:
+    """True for the exponents that ATen, too, computes without a general power."""
+    return exponent in _EXPONENTS and (self.dtype.is_floating_point or isinstance(exponent, int))
+
+
+@triton.jit
+def simple_power(self, exponent):
     if exponent == 2:
         return self * self
     elif exponent == 3:
         return self * self * self
     elif exponent == 0.5:
-        return tl.sqrt(self) if self.dtype == tl.float64 else tl.sqrt_rn(self)
+        return root(self)
     elif exponent == -0.5:
         return tl.rsqrt(self)
     elif exponent == -1:
-        return _inverse(self)
+        return inverse(self)
     elif exponent == -2:
-        return _inverse(self * self)
+        return inverse(self * self)
     elif exponent == 1:
         return self
     else:
         tl.static_assert(exponent == 0)
-        return tl.zeros_like(self) + 1.0  # also for nan
+        return tl.zeros_like(self) + 1  # also for nan
+
+
+@pointwise(
+    "aten::pow.Tensor_Scalar", dtypes=NUMBERS, samples=with_numbers(*_EXPONENTS, 2.5, 5, low=0.3),
+    bench=traffic(T, 2) + traffic(T, 2.5), when=_negative_for_integers,
+    opinfo=("pow", "square", "float_power"), instead=(_simple, simple_power, frozenset({"exponent"})), **_POW,
+)  # fmt: skip
+def pow(self, exponent):
+    """self ** exponent for a number"""
+    return power(self, exponent)

@@ -1,4 +1,4 @@
-"""Writes pointwise kernels: one source per scalar function, layout rank, operand kinds and compute dtype.
+"""Writes pointwise kernels: one source per scalar function, walk over memory, operand kinds and dtypes.
 
 Generated text, rather than tuple arguments, keeps every argument flat, so that a launch takes the fast path.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 import linecache
+import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -14,6 +15,8 @@ import torch
 import triton
 import triton.language as tl
 
+from gems_ops.pointwise.convert import converted
+from gems_ops.pointwise.walk import Mode, Pattern
 from gems_runtime import LibEntry
 
 
@@ -22,7 +25,7 @@ class Operand(enum.Enum):
 
     TILE = "tile"  # a tensor read at every index
     POINT = "point"  # a tensor with one element for all indices
-    NUMBER = "number"  # a Python number, in the compute dtype
+    NUMBER = "number"  # a Python number
     FIXED = "fixed"  # a compile-time value
 
 
@@ -32,10 +35,10 @@ class Variant:
 
     names: tuple[str, ...]  # the scalar function's parameters
     operands: tuple[Operand, ...]
-    casts: tuple[bool, ...]  # whether the operand is converted to the compute dtype
-    compute: torch.dtype
-    rank: int  # 0: every tile is dense in the same order and indexed flat
-    wide: bool  # 64-bit indices
+    # What each operand is converted to, one after the other: (common dtype, compute dtype) rounds a number as ATen does.
+    casts: tuple[tuple[torch.dtype, ...], ...]
+    results: tuple[torch.dtype | None, ...]  # a dtype to round to on the way to a result of another; None: straight
+    pattern: Pattern
 
 
 _TL = {
@@ -43,99 +46,168 @@ _TL = {
     torch.uint8: "tl.uint8", torch.int8: "tl.int8", torch.int16: "tl.int16", torch.int32: "tl.int32",
     torch.int64: "tl.int64", torch.bool: "tl.int1",
 }  # fmt: skip
+KNOWN = frozenset(_TL)
 
 
-def number_annotation(compute: torch.dtype) -> str:
-    """How a number travels: float32 as itself, float64 as its bits (Triton passes Python floats as float32), else int64."""
-    return "tl.float32" if compute == torch.float32 else "tl.int64"
+def number_annotation(casts: tuple[torch.dtype, ...]) -> str:
+    """How a number travels: float64 as its bits (Triton passes Python floats as float32), integers in 64 bits."""
+    if not casts:
+        return ""
+    return ": tl.float32" if casts[-1] == torch.float32 else ": tl.int64"
 
 
 def _parameters(v: Variant) -> list[str]:
     out = []
-    for name, operand in zip(v.names, v.operands, strict=True):
+    for name, operand, casts in zip(v.names, v.operands, v.casts, strict=True):
         if operand in (Operand.TILE, Operand.POINT):
             out.append(f"{name}_ptr")
         elif operand is Operand.NUMBER:
-            out.append(f"{name}: {number_annotation(v.compute)}")
-    out += ["result_ptr", "total"]
-    if v.rank:
-        out += [f"size_{d}" for d in range(1, v.rank)]
-        out += [f"{t}_stride_{d}" for t in _tiles(v) for d in range(v.rank)]
+            out.append(name + number_annotation(casts))
+    out += [f"result{i}_ptr" for i in range(len(v.results))]
+    out += _layout_parameters(v)
     out += [f"{name}: tl.constexpr" for name, o in zip(v.names, v.operands, strict=True) if o is Operand.FIXED]
-    return [*out, "BLOCK: tl.constexpr"]
+    blocks = ("BLOCK_ROWS", "BLOCK_COLS") if v.pattern.mode is Mode.TILE else ("BLOCK",)
+    return [*out, *(f"{b}: tl.constexpr" for b in blocks)]
 
 
-def _tiles(v: Variant) -> list[str]:
-    return [*(name for name, o in zip(v.names, v.operands, strict=True) if o is Operand.TILE), "result"]
+def _layout_parameters(v: Variant) -> list[str]:
+    """Sizes and strides, in the order of `Walk.numbers`."""
+    p = v.pattern
+    if p.mode is not Mode.TILE:
+        sizes = ["total", *(f"size_{d}" for d in range(1, p.rank))]
+    else:
+        sizes = [f"size_{d}" for d in range(1, p.rank)]
+        sizes += ["rows"] if p.rank == 2 else ["row_blocks"]
+    return sizes + [f"{t}_stride_{d}" for t, kinds in _tiles(v) for d, kind in enumerate(kinds) if kind == "s"]
+
+
+def _tiles(v: Variant) -> list[tuple[str, str]]:
+    """(name, kinds of its strides) of every tensor that is walked."""
+    names = [name for name, o in zip(v.names, v.operands, strict=True) if o is Operand.TILE]
+    names += [f"result{i}" for i in range(len(v.results))]
+    return list(zip(names, v.pattern.strides, strict=True))
 
 
 def _index_lines(v: Variant) -> list[str]:
-    pid = "tl.program_id(0).to(tl.int64)" if v.wide else "tl.program_id(0)"
-    lines = [f"lane = {pid} * BLOCK + tl.arange(0, BLOCK)", "inside = lane < total"]
-    if not v.rank:
-        return lines
+    """Local names (lane, inside, rest, total) are none of ATen's argument names: those name the operands."""
+    p = v.pattern
+    pid = "tl.program_id(0).to(tl.int64)" if p.wide else "tl.program_id(0)"
+    if p.mode is Mode.TILE:
+        return _tile_index_lines(v, pid)
+    lines = [f"lane = {pid} * BLOCK + tl.arange(0, BLOCK)"]
+    if p.mode is Mode.FLAT:
+        return [*lines, *(f"{t}_offset = lane" for t, _ in _tiles(v))]
     lines.append("rest = lane")
-    for d in range(v.rank - 1, 0, -1):
+    for d in range(p.rank - 1, 0, -1):
         lines += [f"i_{d} = rest % size_{d}", f"rest = rest // size_{d}"]
     lines.append("i_0 = rest")
-    for t in _tiles(v):
-        lines.append(f"{t}_offset = " + " + ".join(f"i_{d} * {t}_stride_{d}" for d in range(v.rank)))
+    return lines + [f"{t}_offset = {_offset(t, kinds, 'lane * 0')}" for t, kinds in _tiles(v)]
+
+
+def _tile_index_lines(v: Variant, pid: str) -> list[str]:
+    """A program takes a block of rows and columns, the last two dimensions, at one index of the others."""
+    p = v.pattern
+    row, col = p.rank - 2, p.rank - 1
+    strided = [f"{t}_stride_{d}" for t, kinds in _tiles(v) for d, kind in enumerate(kinds) if kind == "s"]
+    lines = [f"{name} = {name} * 16" for name in (f"size_{col}", *strided)] if p.sixteens else []
+    lines += [f"rest = {pid}", f"col_blocks = (size_{col} + BLOCK_COLS - 1) // BLOCK_COLS"]
+    lines += [f"i_{col} = (rest % col_blocks) * BLOCK_COLS + tl.arange(0, BLOCK_COLS)[None, :]", "rest = rest // col_blocks"]
+    if p.rank > 2:
+        lines += ["block_row = rest % row_blocks", "rest = rest // row_blocks"]
+    lines.append(f"i_{row} = {'block_row' if p.rank > 2 else 'rest'} * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)[:, None]")
+    for d in range(row - 1, 0, -1):
+        lines += [f"i_{d} = rest % size_{d}", f"rest = rest // size_{d}"]
+    if p.rank > 2:
+        lines.append("i_0 = rest")
+    lines += [f"row_inside = i_{row} < {f'size_{row}' if row else 'rows'}", f"col_inside = i_{col} < size_{col}"]
+    return lines + [f"{t}_offset = {_offset(t, kinds, '0')}" for t, kinds in _tiles(v)]
+
+
+def _offset(tensor: str, kinds: str, nothing: str) -> str:
+    """The sum of index times stride; what does not depend on an index costs nothing."""
+    term = {"1": "i_{d}", "s": "i_{d} * {t}_stride_{d}"}
+    return " + ".join(term[kind].format(d=d, t=tensor) for d, kind in enumerate(kinds) if kind != "0") or nothing
+
+
+def _mask(v: Variant, kinds: str) -> str:
+    """A tensor that does not vary along rows or columns is read once for all of them."""
+    if v.pattern.mode is not Mode.TILE:
+        return "inside"
+    names = [n for n, kind in zip(("row_inside", "col_inside"), kinds[-2:], strict=True) if kind != "0"]
+    return " & ".join(names)
+
+
+def _cast_lines(name: str, casts: tuple[torch.dtype, ...]) -> list[str]:
+    # a function, since the interpreter passes plain floats
+    return [f"{name} = tl.cast({name}, {_TL[kind]})" for kind in casts]
+
+
+def _scalar_lines(v: Variant) -> list[str]:
+    """What is the same for all indices."""
+    lines = []
+    for name, operand, casts in zip(v.names, v.operands, v.casts, strict=True):
+        if operand is Operand.POINT:
+            lines.append(f"{name} = tl.load({name}_ptr)")
+        elif operand is Operand.NUMBER and casts and casts[-1] == torch.float64:
+            lines.append(f"{name} = tl.cast(tl.cast({name}, tl.int64), tl.float64, bitcast=True)")
+        if operand in (Operand.POINT, Operand.NUMBER):
+            lines += _cast_lines(name, casts)
     return lines
 
 
-def _load_line(v: Variant, name: str, operand: Operand, cast: bool) -> list[str]:
-    kind = _TL[v.compute]
-    if operand is Operand.TILE:
-        offset = f"{name}_offset" if v.rank else "lane"
-        line = f"tl.load({name}_ptr + {offset}, mask=inside)"
-    elif operand is Operand.POINT:
-        line = f"tl.load({name}_ptr)"
-    elif operand is Operand.NUMBER:
-        if v.compute == torch.float64:
-            return [f"{name} = tl.cast(tl.cast({name}, tl.int64), tl.float64, bitcast=True)"]
-        return [f"{name} = tl.cast({name}, {kind})"]  # a function, since the interpreter passes plain floats
-    else:
-        return []
-    return [f"{name} = {line}.to({kind})" if cast else f"{name} = {line}"]
+def _body(v: Variant, masked: bool) -> list[str]:
+    """Load, compute, store."""
+    lines, tiles = [], dict(_tiles(v))
+    for name, operand, casts in zip(v.names, v.operands, v.casts, strict=True):
+        if operand is Operand.TILE:
+            mask = _mask(v, tiles[name]) if masked else ""
+            lines.append(f"{name} = tl.load({name}_ptr + {name}_offset{f', mask={mask}' if mask else ''})")
+            lines += _cast_lines(name, casts)
+    values = [f"value{i}" for i in range(len(v.results))]
+    lines.append(f"{', '.join(values)} = SCALAR({', '.join(v.names)})")
+    for i, (value, kind) in enumerate(zip(values, v.results, strict=True)):
+        pointer = f"result{i}_ptr + result{i}_offset"
+        if kind is not None:
+            lines.append(f"{value} = converted({value}, {_TL[kind]})")
+        mask = _mask(v, "ss") if masked else ""
+        stored = f"converted({value}, result{i}_ptr.dtype.element_ty)"
+        lines.append(f"tl.store({pointer}, {stored}{f', mask={mask}' if mask else ''})")
+    return lines
 
 
 def source(v: Variant) -> str:
-    """The kernel's text; SCALAR is the scalar function.
-
-    Local names (lane, inside, rest, total) are none of ATen's argument names: those name the operands.
-    """
-    body = _index_lines(v)
-    for name, operand, cast in zip(v.names, v.operands, v.casts, strict=True):
-        body += _load_line(v, name, operand, cast)
-    offset = "result_offset" if v.rank else "lane"
-    body.append(f"tl.store(result_ptr + {offset}, SCALAR({', '.join(v.names)}), mask=inside)")
-    return f"def kernel({', '.join(_parameters(v))}):\n" + "".join(f"    {line}\n" for line in body)
+    """The kernel's text; SCALAR is the scalar function."""
+    lines = _index_lines(v) + _scalar_lines(v)
+    if v.pattern.mode is Mode.TILE:
+        lines += _body(v, True)
+    elif v.pattern.ragged:
+        # a mask that ends anywhere forbids wide accesses: all programs but the last do without
+        indent = lambda body: [f"    {line}" for line in body]  # noqa: E731
+        lines += ["if (tl.program_id(0) + 1).to(tl.int64) * BLOCK <= total:", *indent(_body(v, False))]
+        lines += ["else:", *indent(["inside = lane < total", *_body(v, True)])]
+    else:
+        lines += ["inside = lane < total", *_body(v, True)]
+    return f"def kernel({', '.join(_parameters(v))}):\n" + "".join(f"    {line}\n" for line in lines)
 
 
 @lru_cache(maxsize=None)
 def kernel(scalar: triton.JITFunction, v: Variant) -> LibEntry:
     """The launchable kernel of a scalar function for one variant. Its text can be read in tracebacks and by inspect."""
     text = source(v)
-    kinds = "".join(o.value[0] for o in v.operands)
-    name = f"_{scalar.fn.__name__}_{kinds}_{v.rank}_{_TL[v.compute][3:]}{'_wide' if v.wide else ''}_kernel"
+    name = f"_{scalar.fn.__name__}_{''.join(o.value[0] for o in v.operands)}_{v.pattern.label}_kernel"
     text = text.replace("def kernel(", f"def {name}(", 1)
-    file = f"<gems pointwise {scalar.fn.__module__}.{name}>"
+    file = f"<gems pointwise {scalar.fn.__module__}.{name} {zlib.crc32(text.encode()):08x}>"
     linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
-    scope = {"tl": tl, "SCALAR": scalar, "__name__": scalar.fn.__module__}
+    scope = {"tl": tl, "SCALAR": scalar, "converted": converted, "__name__": scalar.fn.__module__}
     exec(compile(text, file, "exec"), scope)  # noqa: S102  our own text
-    plain, unaligned = unspecialized(v)
-    return LibEntry(triton.jit(scope[name], do_not_specialize=plain, do_not_specialize_on_alignment=unaligned))
+    return LibEntry(triton.jit(scope[name], do_not_specialize=unspecialized(v)))
 
 
-def unspecialized(v: Variant) -> tuple[list[str], list[str]]:
-    """Parameters that Triton shall not compile anew for: (for no value at all, only for the value 1).
+def unspecialized(v: Variant) -> list[str]:
+    """Parameters that Triton shall not compile anew for: the text knows of them what helps.
 
-    A strided kernel gains from knowing that an innermost stride is 1; every other size and stride would multiply the
-    compilations, 0.2 s each, for nothing.
+    Only a total that is a multiple of 16 is worth a compilation, for it allows wide accesses under its mask.
     """
-    plain = [n for n, o in zip(v.names, v.operands, strict=True) if o is Operand.NUMBER]
-    if not v.rank:
-        return plain, []
-    plain += ["total", *(f"size_{d}" for d in range(1, v.rank))]
-    plain += [f"{t}_stride_{d}" for t in _tiles(v) for d in range(v.rank - 1)]
-    return plain, [f"{t}_stride_{v.rank - 1}" for t in _tiles(v)]
+    numbers = [n for n, o in zip(v.names, v.operands, strict=True) if o is Operand.NUMBER]
+    layout = _layout_parameters(v)
+    return numbers + (layout if v.pattern.mode is not Mode.FLAT or v.pattern.ragged else [])

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 import triton
 
 from gems_ops.op import DOUBLES, Op, declare
-from gems_ops.pointwise.engine import Pointwise
+from gems_ops.plan import Planned
+from gems_ops.pointwise.engine import Pointwise, Promotes
 from gems_ops.promote import Promotion
 from gems_ops.samples import Samples
 from gems_ops.workloads import Workload
+
+# Schema types whose values are part of a router's key, and so may be compiled in.
+_COMPILED_IN = ("bool", "int", "str", "Optional[str]", "Optional[int]")
 
 
 def pointwise(
@@ -21,30 +27,58 @@ def pointwise(
     dtypes: frozenset[torch.dtype] = DOUBLES,
     bench: tuple[Workload, ...] = (),
     raw: frozenset[str] = frozenset(),
+    promoting: frozenset[str] = frozenset(),
     fixed: frozenset[str] = frozenset(),
-    promotion: Promotion = Promotion.DEFAULT,
+    keyed: frozenset[str] = frozenset(),
+    promotion: Promotes = Promotion.DEFAULT,
+    rounded: bool = False,
     contiguous: bool = False,
+    order: tuple[str, ...] = (),
     when: Callable[..., str | None] | None = None,
+    instead: tuple[Callable[..., bool], Callable[..., object], frozenset[str]] | None = None,
     in_place: bool = True,
     **fields: object,
 ) -> Callable[[Callable[..., object]], Callable[..., object]]:
     """Declare `name`; the decorated function takes the schema's arguments, in the compute dtype, and gives one element.
 
-    `raw` names tensors that keep their own dtype, `fixed` numbers that are compiled in, `promotion` is ATen's kind
-    of type promotion, `contiguous` says that the result never follows the operands' order, `when` gets the arguments and gives a reason to leave the call to the native kernel, or None. Everything else is `Op`'s.
+    It gives a tuple for an operator of several results. `raw` names tensors that keep their own dtype, `promoting`
+    numbers that, like all other tensors, take part in type promotion, whose kind `promotion` is; `fixed` are numbers
+    that are compiled in, `keyed` those that `when` looks at, which gets the arguments and gives a reason to leave the
+    call to the native kernel, or None; `rounded` says that ATen rounds numbers to the common dtype, `contiguous` that
+    the result never follows the operands' layout, `order` names the operands in the order in which ATen looks at their
+    layouts where that is not the schema's. `instead` is (for which arguments, another function to compute them
+    by, its compiled-in numbers). Everything else is `Op`'s.
     """
 
     def decorate(fn: Callable[..., object]) -> Callable[..., object]:
         record = Op(
             name=name, fn=fn, dtypes=dtypes, samples=samples, bench=bench, scalars=True, in_place=in_place,
-            aliasing=True, wide=True, keyed=fixed, **fields,
+            aliasing=True, wide=True, keyed=fixed | keyed, **fields,
         )  # fmt: skip
-        engine = Pointwise(triton.jit(fn), record.overload, raw, fixed, promotion, contiguous, when)
-        names = tuple(a.name for a in record.overload._schema.arguments)
-        if engine.names != names:
-            raise TypeError(f"{name}: parameters are {engine.names}, the schema has {names}")
-        object.__setattr__(record, "plan", engine.plan)
+        schema = record.overload._schema
+        names = tuple(a.name for a in schema.arguments)
+        if tuple(inspect.signature(fn).parameters) != names:
+            raise TypeError(f"{name}: parameters are {tuple(inspect.signature(fn).parameters)}, the schema has {names}")
+        kinds = {a.name: str(a.type) for a in schema.arguments}
+        tensors = frozenset(n for n in names if "Tensor" in kinds[n]) - raw
+        engine = Pointwise(
+            triton.jit(fn), names, tensors | promoting, raw, fixed | {n for n in names if kinds[n] in _COMPILED_IN},
+            promotion, rounded, contiguous, len(schema.returns), order,
+            frozenset(n for n in names if kinds[n] in ("float", "Optional[float]")), when,
+        )  # fmt: skip
+        object.__setattr__(record, "plan", _choosing(engine, *instead) if instead else engine.plan)
         declare(record)
         return fn
 
     return decorate
+
+
+def _choosing(
+    engine: Pointwise, applies: Callable[..., bool], fn: Callable[..., object], fixed: frozenset[str]
+) -> Callable[..., Planned]:
+    other = replace(engine, scalar=fn, fixed=engine.fixed | fixed)
+
+    def plan(*args: object, **kwargs: object) -> Planned:
+        return (other if applies(*args) else engine).plan(*args, **kwargs)
+
+    return plan

@@ -1,9 +1,7 @@
-"""Plans pointwise calls: result layout, collapsed dimensions, kernel variant, and a closure that only allocates and launches."""
+"""Plans pointwise calls: result layout, walk over memory, kernel variant, and a closure that only allocates and launches."""
 
 from __future__ import annotations
 
-import enum
-import inspect
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,22 +10,14 @@ import torch
 import triton
 from torch import Tensor
 
-from gems_ops.layout import INT32_EXTENT, collapse, extent
 from gems_ops.op import Declined
-from gems_ops.pointwise.codegen import Operand, Variant, kernel
+from gems_ops.plan import Code, Plan, Planned
+from gems_ops.pointwise.codegen import KNOWN, Operand, Variant, kernel
+from gems_ops.pointwise.walk import walk
 from gems_ops.promote import Promotion, broadcast_shape, elementwise_strides, promoted
 from gems_runtime import device
 
-BLOCK = 1024  # 128 threads x 8 elements: one 16-byte access each for 2-byte types, two for 4-byte types
-INTERPRETER_BLOCK = 1 << 16  # the interpreter pays per program, not per element
-
-
-class Target(enum.Enum):
-    """Where a result goes."""
-
-    NEW = "a new tensor"
-    OUT = "the out= argument"
-    SELF = "the first argument"
+Promotes = Promotion | Callable[..., Promotion]  # the latter decides from the arguments
 
 
 @dataclass(frozen=True)
@@ -35,14 +25,21 @@ class Pointwise:
     """A scalar function and how ATen promotes the operator it computes."""
 
     scalar: triton.JITFunction
-    overload: torch._ops.OpOverload
-    raw: frozenset[str]  # tensor arguments that keep their dtype: masks, conditions
-    fixed: frozenset[str]  # numbers that are compiled in
-    promotion: Promotion
-    contiguous: bool  # the result is contiguous whatever the operands' order
-    when: Callable[..., str | None] | None  # a reason to decline, from the arguments
+    names: tuple[str, ...]  # of the arguments
+    promoting: frozenset[str]  # arguments that take part in type promotion
+    raw: frozenset[str] = frozenset()  # tensor arguments that keep their dtype: masks, conditions
+    fixed: frozenset[str] = frozenset()  # numbers that are compiled in
+    promotion: Promotes = Promotion.DEFAULT
+    rounded: bool = False  # ATen rounds numbers to the common dtype before it computes
+    contiguous: bool = False  # the result is contiguous whatever the operands' order
+    outputs: int = 1
+    order: tuple[str, ...] = ()  # ATen's order of the operands, of which the first decides strides; default: as named
+    floats: frozenset[str] = frozenset()  # numbers that stay fractions beside integers
+    when: Callable[..., str | None] | None = None  # a reason to decline, from the arguments
 
-    def plan(self, *args: object, out: Tensor | None = None, in_place: bool = False) -> Callable[..., Tensor]:
+    def plan(
+        self, *args: object, out: Tensor | tuple[Tensor, ...] | None = None, in_place: bool = False
+    ) -> Callable[..., Tensor]:
         """A closure that serves every call with arguments like these (see Route). Raises Declined.
 
         It takes the arguments and, for a given `out` that is not the first argument of the in-place form, `out`.
@@ -50,102 +47,105 @@ class Pointwise:
         reason = self.when(*args) if self.when else None
         if reason:
             raise Declined(reason)
-        tensors = [v for v in args if isinstance(v, Tensor)]
+        tensors = [v for v in args if isinstance(v, Tensor) and not _is_number(v)]
         if not tensors:
-            raise Declined("no argument is a tensor")
-        compute, dtype = promoted(self.operands(args), self.promotion)
-        shape = broadcast_shape(tensors)
+            raise Declined("no argument is a tensor on the device")
+        if in_place and _is_number(args[0]):
+            raise Declined("self is on the CPU")
+        dtypes = self.dtypes(args)
+        shape = broadcast_shape([v for v in args if isinstance(v, Tensor)])
+        plan = Plan(*self.names, out=None if in_place else out)
         if out is None:
-            copies = dtype if device.torch_device().type == "cpu" else None
+            copies = dtypes.common if device.torch_device().type == "cpu" else None
+            if self.order:
+                tensors = [args[self.names.index(n)] for n in self.order]
             strides = elementwise_strides([] if self.contiguous else tensors, shape, copies)
-            return _Plan(self, args, compute, torch.empty_strided(shape, strides, dtype=dtype, device="meta"), Target.NEW).build()
-        if out.dtype != dtype or tuple(out.shape) != shape:
-            raise Declined(f"out= is {out.dtype} {tuple(out.shape)}, the result is {dtype} {shape}")
-        return _Plan(self, args, compute, out, Target.SELF if in_place else Target.OUT).build()
-
-    def operands(self, args: tuple) -> list[object]:
-        """The arguments that take part in promotion."""
-        kinds = {a.name: str(a.type) for a in self.overload._schema.arguments}
-        promoting = (n for n in self.names if n not in self.raw and (kinds[n] == "Tensor" or n in self.fixed))
-        return [args[self.names.index(n)] for n in promoting]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(inspect.signature(self.scalar.fn).parameters)
-
-
-class _Plan:
-    """The thinking of one plan; thrown away when its closure is built."""
-
-    def __init__(self, op: Pointwise, args: tuple, compute: torch.dtype, result: Tensor, target: Target) -> None:
-        self.op, self.args, self.compute, self.result, self.target = op, args, compute, result, target
-        self.kinds = [Operand.FIXED if n in op.fixed else _operand_kind(v) for n, v in zip(op.names, args, strict=True)]
-        tiles = [v for v, k in zip(args, self.kinds, strict=True) if k is Operand.TILE]
-        strides = [_expanded_strides(t, result.shape) for t in tiles] + [tuple(result.stride())]
-        self.sizes, self.strides = collapse(result.shape, strides)
-        self.wide = any(extent(self.sizes, s) > INT32_EXTENT for s in self.strides) or result.numel() > INT32_EXTENT
-
-    def variant(self) -> Variant:
-        flat = len(self.sizes) == 0 or (len(self.sizes) == 1 and all(s == [1] for s in self.strides))
-        casts = tuple(n not in self.op.raw for n in self.op.names)
-        return Variant(self.op.names, tuple(self.kinds), casts, self.compute, 0 if flat else len(self.sizes), self.wide)
-
-    def build(self) -> Callable[..., Tensor]:
-        """Compile the closure: allocate, launch, return."""
-        v = self.variant()
-        n = self.result.numel()
-        block = min(triton.next_power_of_2(n), INTERPRETER_BLOCK) if device.interpreted() else BLOCK
-        layout = [] if not v.rank else [*self.sizes[1:], *(s for strides in self.strides for s in strides)]
-        fixed = [value for value, k in zip(self.args, self.kinds, strict=True) if k is Operand.FIXED]
-        scope = {
-            "kernel": kernel(self.op.scalar, v), "grid": (triton.cdiv(n, block),),
-            "empty_like": torch.empty_like, "empty_strided": torch.empty_strided,
-            "shape": tuple(self.result.shape), "strides": self.result.stride(),
-            "dtype": self.result.dtype, "number": number_converter(self.compute),
-            **{f"fixed_{i}": value for i, value in enumerate(fixed)},
-        }  # fmt: skip
-        constants = ", ".join([str(n), *map(str, layout), *(f"fixed_{i}" for i in range(len(fixed))), str(block)])
-        exec(compile(self.closure_text(constants), f"<plan of {self.op.overload}>", "exec"), scope)  # noqa: S102
-        return scope["run"]
-
-    def closure_text(self, constants: str) -> str:
-        names = self.op.names
-        passed = []
-        for name, kind, value in zip(names, self.kinds, self.args, strict=True):
-            if kind in (Operand.TILE, Operand.POINT):
-                passed.append(name)
-            elif kind is Operand.NUMBER:
-                passed.append(f"number({name}.item())" if isinstance(value, Tensor) else f"number({name})")
-        if self.target is Target.NEW:
-            head, result = f"def run({', '.join(names)}):\n", self.allocation()
-        elif self.target is Target.SELF:
-            head, result = f"def run({', '.join(names)}):\n", names[0]
+            targets = [torch.empty_strided(shape, strides, dtype=dtypes.result, device="meta")] * self.outputs
+            written = [self._allocation(plan, args, t, f"out{i}") for i, t in enumerate(targets)]
         else:
-            head, result = f"def run({', '.join(names)}, out):\n", "out"
-        return f"{head}    result = {result}\n    kernel[grid]({', '.join([*passed, 'result', constants])})\n    return result\n"
+            targets = list(out) if isinstance(out, tuple) else [out]
+            check_targets(targets, shape, dtypes.result)
+            written = [Code(self.names[0])] if in_place else [Code(f"out{i}") for i in range(len(targets))]
+        self.launch(plan, args, targets, written, dtypes)
+        return plan.build(written[0] if len(written) == 1 else f"({', '.join(written)})")
 
-    def allocation(self) -> str:
-        """Text that makes the result: like an operand if one has its layout, which is twice as fast.
+    def dtypes(self, args: tuple) -> Dtypes:
+        """What promotion makes of the arguments."""
+        kind = self.promotion if isinstance(self.promotion, Promotion) else self.promotion(*args)
+        operands = [v for n, v in zip(self.names, args, strict=True) if n in self.promoting and v is not None]
+        compute, result = promoted(operands, kind)
+        common = promoted(operands, Promotion.DEFAULT)[1] if kind is Promotion.ALWAYS_BOOL else result
+        return Dtypes(common, compute, result)
+
+    def launch(self, plan: Plan, args: tuple, targets: Sequence[Tensor], written: Sequence[Code], dtypes: Dtypes) -> None:
+        """Add the launch to a plan: the scalar function of `args`, into tensors like `targets` that the plan calls `written`."""
+        kinds = [Operand.FIXED if n in self.fixed else _operand_kind(v) for n, v in zip(self.names, args, strict=True)]
+        tiles = [v for v, k in zip(args, kinds, strict=True) if k is Operand.TILE]
+        shape = targets[0].shape
+        strides = [_expanded_strides(t, shape) for t in tiles] + [tuple(t.stride()) for t in targets]
+        w = walk(shape, strides, max(t.element_size() for t in targets))
+        results = tuple(None if t.dtype == dtypes.result else dtypes.result for t in targets)
+        casts = tuple(self._casts(n, k, dtypes) for n, k in zip(self.names, kinds, strict=True))
+        passed = []
+        for name, kind, own, value in zip(self.names, kinds, casts, args, strict=True):
+            if kind in (Operand.TILE, Operand.POINT):
+                passed.append(Code(name))
+            elif kind is Operand.NUMBER:
+                passed.append(_number(plan, name, value, own, self.rounded))
+        fixed = [value for value, k in zip(args, kinds, strict=True) if k is Operand.FIXED]
+        launchable = kernel(self.scalar, Variant(self.names, tuple(kinds), casts, results, w.pattern))
+        options = {"num_warps": w.warps} if w.warps != 4 else {}
+        plan.launch(launchable, (w.grid,), *passed, *written, *w.numbers, *fixed, *w.blocks, **options)
+
+    def _casts(self, name: str, kind: Operand, dtypes: Dtypes) -> tuple[torch.dtype, ...]:
+        if kind is Operand.FIXED or name in self.raw:
+            return ()
+        if name in self.floats:
+            return (dtypes.compute if dtypes.compute.is_floating_point else torch.float32,)
+        rounds = kind is Operand.NUMBER and self.rounded and dtypes.common != dtypes.compute
+        return (dtypes.common, dtypes.compute) if rounds else (dtypes.compute,)
+
+    def _allocation(self, plan: Plan, args: tuple, result: Tensor, name: str) -> Code:
+        """Makes a result: like an operand if one has its layout, which is twice as fast.
 
         empty_like takes 0.9 us, empty_strided 2.1 (EPYC, Python 3.11, torch 2.13).
         """
-        operands = [
-            (n, v) for n, v, k in zip(self.op.names, self.args, self.kinds, strict=True) if k in (Operand.TILE, Operand.POINT)
-        ]
-        for name, v in operands:
-            if v.shape == self.result.shape and torch.empty_like(v, device="meta").stride() == self.result.stride():
-                return f"empty_like({name})" if v.dtype == self.result.dtype else f"empty_like({name}, dtype=dtype)"
-        return f"empty_strided(shape, strides, dtype=dtype, device={operands[0][0]}.device)"
+        operands = [(n, v) for n, v in zip(self.names, args, strict=True) if isinstance(v, Tensor) and not _is_number(v)]
+        for own, v in operands:
+            if v.shape == result.shape and torch.empty_like(v, device="meta").stride() == result.stride():
+                if v.dtype == result.dtype:
+                    plan.do(name + " = {like}({v})", like=torch.empty_like, v=Code(own))
+                else:
+                    plan.do(name + " = {like}({v}, dtype={dtype})", like=torch.empty_like, v=Code(own), dtype=result.dtype)
+                return Code(name)
+        return plan.empty(name, result.shape, result.dtype, operands[0][1].device, result.stride())
+
+
+@dataclass(frozen=True)
+class Dtypes:
+    """What operands are promoted to, what arithmetic runs in, and what the result has."""
+
+    common: torch.dtype
+    compute: torch.dtype
+    result: torch.dtype
+
+
+def check_targets(targets: Sequence[Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Decline what ATen would resize, or refuse to cast into; the native kernel does that, or raises."""
+    for out in targets:
+        if tuple(out.shape) != shape or out.dtype not in KNOWN or not torch.can_cast(dtype, out.dtype):
+            raise Declined(f"out= is {out.dtype} {tuple(out.shape)}, the result is {dtype} {shape}")
+
+
+def _is_number(v: object) -> bool:
+    """True for a 0-dim CPU tensor beside tensors of another device: its value is passed like a number's."""
+    return isinstance(v, Tensor) and v.dim() == 0 and v.device.type == "cpu" != device.torch_device().type
 
 
 def _operand_kind(value: object) -> Operand:
     if isinstance(value, Tensor):
-        if value.dim() == 0 and value.device.type == "cpu" and device.torch_device().type != "cpu":
-            return Operand.NUMBER
-        return Operand.POINT if value.numel() == 1 else Operand.TILE
-    if isinstance(value, str):
-        return Operand.FIXED
-    return Operand.NUMBER
+        return Operand.NUMBER if _is_number(value) else Operand.POINT if value.numel() == 1 else Operand.TILE
+    return Operand.FIXED if value is None or isinstance(value, str) else Operand.NUMBER
 
 
 def _expanded_strides(t: Tensor, shape: Sequence[int]) -> tuple[int, ...]:
@@ -155,17 +155,44 @@ def _expanded_strides(t: Tensor, shape: Sequence[int]) -> tuple[int, ...]:
     return (0,) * lead + own
 
 
-def number_converter(compute: torch.dtype) -> Callable[[bool | int | float], int | float]:
-    """A Python number as the kernel's parameter takes it (see codegen.number_annotation)."""
-    if compute == torch.float32:
-        return float
-    if compute == torch.float64:
-        return lambda value: struct.unpack("<q", struct.pack("<d", value))[0]
+def _number(plan: Plan, name: str, value: object, casts: tuple[torch.dtype, ...], checked: bool) -> Code:
+    """The text that passes a number; a float for a float32 parameter goes as it is."""
+    text = name
+    if isinstance(value, Tensor):
+        text = f"{name}.item()"
+        value = value.item()
+    if not casts or (type(value) is float and casts == (torch.float32,) and not checked):
+        return Code(text)
+    return Code(f"{plan.bind(number_converter(casts[-1], casts[0] if checked else None))}({text})")
 
-    def integer(value: bool | int | float) -> int:
-        whole = int(value)
-        if not -(2**63) <= whole < 2**63:
-            raise Declined(f"{whole} does not fit in 64 bits")
-        return whole
 
-    return integer
+def number_converter(compute: torch.dtype, fits: torch.dtype | None = None) -> Callable[[bool | int | float], int | float]:
+    """A Python number as the kernel's parameter takes it (see codegen.number_annotation).
+
+    With `fits`, a number that this dtype cannot hold is declined: ATen converts it with a check, and raises.
+    """
+    convert = _CONVERTERS.get(compute, _whole)
+    if fits is None or fits == torch.bool:
+        return convert
+    limits = torch.finfo(fits) if fits.is_floating_point else torch.iinfo(fits)
+    low, high = limits.min, limits.max
+
+    def checked(value: bool | int | float) -> int | float:
+        if not low <= value <= high and abs(value) != float("inf") and value == value:
+            raise Declined(f"{value} does not fit {fits}")
+        return convert(value)
+
+    return checked
+
+
+def _whole(value: bool | int | float) -> int:
+    if not -(2.0**63) <= value < 2.0**63:
+        raise Declined(f"{value} does not fit in 64 bits")
+    return int(value)
+
+
+_CONVERTERS: dict[torch.dtype, Callable[[bool | int | float], int | float]] = {
+    torch.float32: float,
+    torch.float64: lambda value: struct.unpack("<q", struct.pack("<d", value))[0],
+    torch.bool: lambda value: int(bool(value)),
+}

@@ -1,0 +1,180 @@
+"""Comparisons with tensors and numbers, tests for special values, and the logical operators."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from gems_ops.op import ALL, NUMBERS
+from gems_ops.pointwise.cases import T, few, pairs, traffic, with_numbers
+from gems_ops.pointwise.declare import pointwise
+from gems_ops.promote import Promotion
+
+# ATen rounds the number to the tensors' dtype: 0.1 equals bfloat16's 0.1001.
+_BOOL = dict(promotion=Promotion.ALWAYS_BOOL, rounded=True, dtypes=ALL)
+_TENSORS = dict(**_BOOL, samples=pairs(), bench=traffic(T, T))
+_NUMBER = dict(**_BOOL, samples=with_numbers(1, 0.1, float("inf")), bench=traffic(T, 0.5), promoting=frozenset({"other"}))
+
+
+@pointwise("aten::eq.Tensor", **_TENSORS)
+def eq(self, other):
+    """self == other"""
+    return self == other
+
+
+@pointwise("aten::eq.Scalar", **_NUMBER)
+def eq_scalar(self, other):
+    """self == other, a number"""
+    return self == other
+
+
+@pointwise("aten::ne.Tensor", **_TENSORS)
+def ne(self, other):
+    """self != other"""
+    return self != other
+
+
+@pointwise("aten::ne.Scalar", **_NUMBER)
+def ne_scalar(self, other):
+    """self != other, a number"""
+    return self != other
+
+
+@pointwise("aten::lt.Tensor", **_TENSORS)
+def lt(self, other):
+    """self < other"""
+    return self < other
+
+
+@pointwise("aten::lt.Scalar", **_NUMBER)
+def lt_scalar(self, other):
+    """self < other, a number"""
+    return self < other
+
+
+@pointwise("aten::le.Tensor", **_TENSORS)
+def le(self, other):
+    """self <= other"""
+    return self <= other
+
+
+@pointwise("aten::le.Scalar", **_NUMBER)
+def le_scalar(self, other):
+    """self <= other, a number"""
+    return self <= other
+
+
+@pointwise("aten::gt.Tensor", **_TENSORS)
+def gt(self, other):
+    """self > other"""
+    return self > other
+
+
+@pointwise("aten::gt.Scalar", **_NUMBER)
+def gt_scalar(self, other):
+    """self > other, a number"""
+    return self > other
+
+
+@pointwise("aten::ge.Tensor", **_TENSORS)
+def ge(self, other):
+    """self >= other"""
+    return self >= other
+
+
+@pointwise("aten::ge.Scalar", **_NUMBER)
+def ge_scalar(self, other):
+    """self >= other, a number"""
+    return self >= other
+
+
+@pointwise("aten::logical_and", **_TENSORS)
+def logical_and(self, other):
+    """Both are other than 0; nan is"""
+    return (self != 0) & (other != 0)
+
+
+@pointwise("aten::logical_or", **_TENSORS)
+def logical_or(self, other):
+    """One is other than 0"""
+    return (self != 0) | (other != 0)
+
+
+@pointwise("aten::logical_xor", **_TENSORS)
+def logical_xor(self, other):
+    """Exactly one is other than 0"""
+    return (self != 0) ^ (other != 0)
+
+
+_TEST = dict(promotion=Promotion.ALWAYS_BOOL, samples=few(), bench=traffic(T))
+
+
+@pointwise("aten::logical_not", dtypes=ALL, **_TEST)
+def logical_not(self):
+    """self is 0"""
+    return self == 0
+
+
+@pointwise("aten::isnan", dtypes=ALL, **_TEST)
+def isnan(self):
+    """self is nan, which no integer is"""
+    return self != self
+
+
+@triton.jit
+def _is_finite(x):
+    """False for nan, for which no comparison holds."""
+    return tl.abs(x) < float("inf")
+
+
+@pointwise("aten::isinf", dtypes=NUMBERS, **_TEST)
+def isinf(self):
+    """self is infinite, which no integer is"""
+    if self.dtype.is_floating():
+        return tl.abs(self) == float("inf")
+    return self != self
+
+
+@pointwise("aten::isfinite", dtypes=NUMBERS, composite=True, **_TEST)
+def isfinite(self):
+    """self is a number and finite, as every integer is"""
+    if self.dtype.is_floating():
+        return _is_finite(self)
+    return self == self
+
+
+def _isclose_is_refused(self: torch.Tensor, other: torch.Tensor, rtol: float, atol: float, equal_nan: bool) -> str | None:
+    if self.dtype != other.dtype:
+        return f"self is {self.dtype}, other {other.dtype}"
+    return None if rtol >= 0 and atol >= 0 else "a negative tolerance"
+
+
+@triton.jit
+def _rounded(x, KIND: tl.constexpr):
+    return x.to(KIND).to(x.dtype)
+
+
+@triton.jit
+def close(self, other, rtol, atol, equal_nan):
+    """|self - other| <= atol + rtol * |other|, each step rounded as ATen's formula does; equal infinities are close."""
+    KIND: tl.constexpr = self.dtype if self.dtype.is_floating() else tl.float32
+    same = self == other
+    if KIND != tl.float64:
+        self, other = self.to(tl.float32), other.to(tl.float32)
+        same = same & (self == self)  # interpreted, bfloat16 numbers are compared by their bits
+    if equal_nan:
+        same = same | ((self != self) & (other != other))
+    error = tl.abs(_rounded(self - other, KIND))
+    allowed = _rounded(atol + tl.abs(_rounded(other * rtol, KIND)), KIND)
+    return same | (_is_finite(error) & (error <= allowed))
+
+
+@pointwise(
+    "aten::isclose", dtypes=NUMBERS, promotion=Promotion.ALWAYS_BOOL, raw=frozenset({"self", "other"}), composite=True,
+    promoting=frozenset({"self", "other"}),
+    samples=pairs(), bench=traffic(T, T), when=_isclose_is_refused, keyed=frozenset({"rtol", "atol"}), in_place=False,
+)  # fmt: skip
+def isclose(self, other, rtol, atol, equal_nan):
+    """|self - other| <= atol + rtol * |other|"""
+    return close(self, other, rtol, atol, equal_nan)
