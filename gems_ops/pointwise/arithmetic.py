@@ -103,16 +103,18 @@ def lerp(self, end, weight):
 @triton.jit
 def _whole_power(base, exponent):
     """By squaring, wrapping around; a negative exponent leaves 1, -1, and 0 of all the rest."""
-    result, square, left = tl.zeros_like(base) + 1, base, tl.where(exponent < 0, 0, exponent).to(base.dtype)
+    zero = tl.zeros_like(base) * tl.zeros_like(exponent)  # of both shapes: one of them may be a number
+    result, square, left = zero + 1, zero + base, zero + tl.where(exponent < 0, 0, exponent).to(base.dtype)
     for _ in range(base.dtype.primitive_bitwidth):
         result = tl.where((left & 1) != 0, result * square, result).to(base.dtype)
         square = square * square
         left = left >> 1
     if base.dtype.is_int_unsigned():
         return result
-    odd = (exponent & 1) != 0
-    small = tl.where(base == 1, 1, tl.where(base == -1, tl.where(odd, -1, 1), 0)).to(base.dtype)
-    return tl.where(exponent < 0, small, result)
+    else:
+        odd = (exponent & 1) != 0
+        small = tl.where(base == 1, 1, tl.where(base == -1, tl.where(odd, -1, 1), 0)).to(base.dtype)
+        return tl.where(exponent < 0, small, result)
 
 
 @triton.jit
@@ -120,7 +122,8 @@ def power(base, exponent):
     """base ** exponent as C's pow, or over whole numbers."""
     if base.dtype.is_floating():
         return libdevice.pow(base, exponent)
-    return _whole_power(base, exponent)
+    else:
+        return _whole_power(base, exponent)
 
 
 @pointwise("aten::pow.Tensor_Tensor", dtypes=NUMBERS, samples=pairs(low=0.0, high=3.0, low2=0.0), bench=traffic(T, T))

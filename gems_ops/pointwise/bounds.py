@@ -141,8 +141,9 @@ def nan_to_num(self, nan, posinf, neginf):
     """self with nan and infinities replaced, by 0 and the dtype's limits where no number is given"""
     if not self.dtype.is_floating():
         return self
-    wide = self if self.dtype == tl.float64 else self.to(tl.float32)
-    high = _largest(self.dtype) if posinf is None else posinf
-    low = -_largest(self.dtype) if neginf is None else neginf
-    finite = tl.where(wide == float("inf"), high, tl.where(wide == -float("inf"), low, wide))
-    return tl.where(wide != wide, 0.0 if nan is None else nan, finite).to(wide.dtype)
+    else:
+        wide = self if self.dtype == tl.float64 else self.to(tl.float32)
+        high = _largest(self.dtype) if posinf is None else posinf
+        low = -_largest(self.dtype) if neginf is None else neginf
+        finite = tl.where(wide == float("inf"), high, tl.where(wide == -float("inf"), low, wide))
+        return tl.where(wide != wide, 0.0 if nan is None else nan, finite).to(wide.dtype)

@@ -110,13 +110,14 @@ def floored_quotient(x, y):
     if not x.dtype.is_floating():
         whole = x // y
         return tl.where((x % y != 0) & ((x < 0) != (y < 0)), whole - 1, whole)
-    left = libdevice.fmod(x, y)
-    ratio = quotient(x - left, y)
-    ratio = tl.where((left != 0) & ((left < 0) != (y < 0)), ratio - 1.0, ratio)
-    whole = tl.floor(ratio)
-    whole = tl.where(ratio - whole > 0.5, whole + 1.0, whole)
-    whole = tl.where(ratio == 0, libdevice.copysign(tl.zeros_like(ratio), quotient(x, y)), whole)
-    return tl.where(y == 0, quotient(x, y), whole)
+    else:
+        left = libdevice.fmod(x, y)
+        ratio = quotient(x - left, y)
+        ratio = tl.where((left != 0) & ((left < 0) != (y < 0)), ratio - 1.0, ratio)
+        rounded = tl.floor(ratio)
+        rounded = tl.where(ratio - rounded > 0.5, rounded + 1.0, rounded)
+        rounded = tl.where(ratio == 0, libdevice.copysign(tl.zeros_like(ratio), quotient(x, y)), rounded)
+        return tl.where(y == 0, quotient(x, y), rounded)
 
 
 @triton.jit
