@@ -332,3 +332,53 @@ def let_interpreter_patch_once() -> None:
 
     if stock.__module__ == interpreter.__name__ and hasattr(interpreter, "_LangPatchScope"):
         interpreter._patch_lang = patch
+
+
+def let_interpreter_call_libdevice() -> None:
+    """Give `triton.language.extra.libdevice` functions that interpreted kernels can call; its own return None there.
+
+    Ends when the interpreter's `create_extern_elementwise` is more than an error (3.6 to 3.9 raise).
+    """
+    import math
+
+    import numpy as np
+    from triton.language.extra import libdevice
+    from triton.runtime.interpreter import TensorHandle
+
+    found = {name: getattr(np, name) for name in ("exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "hypot", "fmod")}
+    found |= {name: getattr(np, name) for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh", "trunc", "copysign")}
+    found |= {"a" + name: getattr(np, "arc" + name) for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh", "tan2")}
+    found |= {"pow": np.power, "nearbyint": np.rint}
+    found |= {name: np.vectorize(getattr(math, name), otypes=[np.float64]) for name in ("erf", "erfc")}
+
+    def elementwise(function: Callable[..., object]) -> Callable[..., tl.tensor]:
+        def call(*args: tl.tensor, _semantic: object = None) -> tl.tensor:
+            kind = args[0].dtype.scalar
+            with np.errstate(all="ignore"):
+                data = np.asarray(function(*(a.handle.data for a in args))).astype(args[0].handle.data.dtype)
+            shape = list(data.shape) if any(a.type.is_block() for a in args) else []
+            return tl.tensor(TensorHandle(data, kind), tl.block_type(kind, shape) if shape else kind)
+
+        return call
+
+    for name, function in found.items():
+        setattr(libdevice, name, elementwise(function))
+
+
+def let_interpreter_compare_scalars() -> None:
+    """Mark what interpreted comparisons give as int1, so that one of scalars can be combined with one of blocks.
+
+    Triton's interpreter marks it with the operands' dtype. Ends when its `binary_op` does not (3.6 to 3.9 do).
+    """
+    from triton.runtime import interpreter
+
+    stock = interpreter.InterpreterBuilder.binary_op
+
+    def binary_op(self: object, lhs: object, rhs: object, op: object) -> object:
+        handle = stock(self, lhs, rhs, op)
+        if handle.data.dtype == bool:
+            handle.dtype = tl.int1
+        return handle
+
+    if stock.__module__ == interpreter.__name__:
+        interpreter.InterpreterBuilder.binary_op = binary_op
