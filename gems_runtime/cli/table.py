@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gems_runtime.cli import doctor, explain, ls, replay, show, status, verify, warm
+from gems_runtime.cli import diff, doctor, explain, export, import_, ls, merge, pin, prune, replay, show, status, verify, warm
 from gems_runtime.cli.parser import Verb
 
 VERBS: tuple[Verb, ...] = (
@@ -11,7 +11,14 @@ VERBS: tuple[Verb, ...] = (
     ls.VERB,
     show.VERB,
     explain.VERB,
+    diff.VERB,
     verify.VERB,
     replay.VERB,
+    export.VERB,
+    import_.VERB,
+    merge.VERB,
+    pin.PIN,
+    pin.UNPIN,
+    prune.VERB,
     doctor.VERB,
 )

@@ -13,6 +13,7 @@ from gems_runtime.errors import GemsError
 
 if TYPE_CHECKING:
     from gems_runtime.jobs import Job
+    from gems_runtime.records import Json
 
 _EPILOG = f"""Without a selection, the calls that were warmed on this device.
 
@@ -44,17 +45,17 @@ def _run(options: argparse.Namespace) -> int:
     from gems_runtime import audit
     from gems_runtime.target import running_for
 
-    unreadable = _unreadable()
+    bad = _bad_entries()
     with running_for(target):
         jobs = chosen or _warmed()
         if options.fresh and not jobs:
             raise GemsError("nothing was warmed for this device, compiler and cache of kernels: give the calls to check, or warm them")
         found = list(audit.audit(bar(jobs, "verifying", "call"), options.fresh, options.perf))
     rows = [{"call": one.call, "kind": one.kind, "text": one.text} for one in found]
-    lines = [str(one) for one in found] + [f"unreadable entries: {unreadable}"] * bool(unreadable)
-    answer(options, {"calls": len(jobs), "unreadable": unreadable, "findings": rows}, "\n".join(lines))
-    talk(f"{len(jobs)} calls, {len(found) + unreadable} findings")
-    return FINDINGS if found or unreadable else DONE
+    lines = [f"{b['layer']} {b['name']}: {b['problem']}" for b in bad] + [str(one) for one in found]
+    answer(options, {"calls": len(jobs), "bad_entries": bad, "findings": rows}, "\n".join(lines))
+    talk(f"{len(jobs)} calls, {len(found) + len(bad)} findings")
+    return FINDINGS if found or bad else DONE
 
 
 def _warmed() -> list[Job]:
@@ -63,14 +64,13 @@ def _warmed() -> list[Job]:
     return [jobs.from_record(record) for record in journal.done(journal.here()).values()]
 
 
-def _unreadable() -> int:
-    """How many entries of the store's layers are torn, foreign or unsafe."""
-    from gems_runtime import stats, store
+def _bad_entries() -> list[dict[str, Json]]:
+    """Entries of the store's layers that are torn, foreign or unsafe, and layers that cannot be read."""
+    from gems_runtime import store
 
-    before = stats.snapshot()["rejected"]
-    for _ in store.current().records():
-        pass
-    return stats.snapshot()["rejected"] - before
+    own = store.current()
+    bad = [{"layer": layer, "name": name, "problem": problem} for layer, name, problem in own.bad_entries()]
+    return bad + [{"layer": layer.name, "name": layer.where, "problem": layer.problem} for layer in own.layers if layer.problem]
 
 
 VERB = Verb("verify", "check entries, answers and speed of what was warmed", _run, _arguments, _EPILOG)

@@ -23,9 +23,8 @@ FORMAT = "gemsx 1"
 SUFFIX = ".gemsx"
 _MANIFEST = "manifest.json"
 # Triton names the directory of a compiled kernel by 52 base-32 digits.
-_MEMBER = re.compile(r"records/[A-Za-z0-9_.-]{1,150}\.json|kernels/[A-Z2-7]{52}/[A-Za-z0-9_.-]{1,200}")
+_MEMBER = re.compile(r"records/[A-Za-z0-9_][A-Za-z0-9_.-]{0,149}\.json|kernels/[A-Z2-7]{52}/[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 _LIMITS = {_MANIFEST: 64 << 20, "records": 64 << 20, "kernels": 256 << 20}
-_TOTAL = 4 << 30
 _COMMENT = 64
 # A fixed time, so that the same entries give the same bytes.
 _TIME = (1980, 1, 1, 0, 0, 0)
@@ -96,6 +95,11 @@ class Bundle:
         """One compiled file."""
         return self._read(f"kernels/{name}")
 
+    def verify_kernels(self) -> None:
+        """Raise StoreError unless every compiled file is as the manifest says."""
+        for name in self.kernels:
+            self.kernel(name)
+
     def get(self, name: str) -> str | None:
         """The text of an entry, or None."""
         member = self._member_of.get(name)
@@ -132,17 +136,20 @@ class Bundle:
 
     def _checked_manifest(self) -> dict[str, Json]:
         members = [info.filename for info in self._archive.infolist()]
-        if sum(info.file_size for info in self._archive.infolist()) > _TOTAL:
-            raise self._refusal(f"it unpacks to more than {_TOTAL >> 30} GiB")
         strange = [m for m in members if m != _MANIFEST and not _MEMBER.fullmatch(m)]
         if strange or len(members) != len(set(members)) or _MANIFEST not in members:
             raise self._refusal(f"it has the member {strange[0][:80]!r}" if strange else "its members are not those of a bundle")
+        # an archive of a megabyte may say that it unpacks to a terabyte, and would
+        for info in self._archive.infolist():
+            if info.file_size > _LIMITS[info.filename.split("/")[0]]:
+                raise self._refusal(f"{info.filename} is too large")
         manifest = self._json(_MANIFEST)
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or manifest.get("schema") != SCHEMA:
             raise self._refusal(f"it is not of format {FORMAT!r} with entries of schema {SCHEMA}")
         hashes, names = manifest.get("sha256"), manifest.get("names")
-        listed = isinstance(hashes, dict) and isinstance(names, dict) and all(isinstance(n, list) for n in names.values())
-        if not listed or set(hashes) != set(members) - {_MANIFEST} or not set(names) <= set(hashes):
+        listed = isinstance(hashes, dict) and isinstance(names, dict) and all(map(_is_list_of_text, names.values()))
+        groups = {m for m in members if m.startswith("records/")}
+        if not listed or set(hashes) != set(members) - {_MANIFEST} or set(names) != groups:
             raise self._refusal("its manifest does not list what it holds")
         self._hashes = hashes
         return manifest
@@ -150,10 +157,10 @@ class Bundle:
     def _group(self, member: str) -> dict[str, str]:
         if member not in self._groups:
             held = self._json(member)
-            if not isinstance(held, list):
-                raise self._refusal(f"{member} is no list of entries")
             names = self.manifest["names"][member]
-            self._groups[member] = dict(zip(names, map(records.canonical, held), strict=False))
+            if not isinstance(held, list) or len(held) != len(names):
+                raise self._refusal(f"{member} is not the list of entries that its manifest names")
+            self._groups[member] = dict(zip(names, map(records.canonical, held), strict=True))
         return self._groups[member]
 
     def _json(self, member: str) -> Json:
@@ -164,10 +171,6 @@ class Bundle:
             raise self._refusal(f"{member}: {error}") from None
 
     def _read(self, member: str) -> bytes:
-        info = self._archive.getinfo(member)
-        limit = _LIMITS[member.split("/")[0]]
-        if info.file_size > limit:
-            raise self._refusal(f"{member} is larger than {limit >> 20} MiB")
         try:
             blob = self._archive.read(member)
         except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError, RuntimeError, zlib.error) as error:
@@ -178,3 +181,7 @@ class Bundle:
 
     def _refusal(self, reason: str) -> StoreError:
         return StoreError(f"the bundle {self.path} is refused: {reason}")
+
+
+def _is_list_of_text(value: Json) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)

@@ -122,12 +122,22 @@ class Store:
 
     def records_of(self, layer: Layer) -> Iterator[Record]:
         """Every valid record that one layer lists."""
-        for source in reversed(self._sources(layer)):
+        for source in reversed(self.sources_of(layer)):
             entries = self._asking(layer, lambda source=source: list(source.items())) or []
             for name, text in entries:
                 record = self._decoded(layer, name, lambda text=text: text if text is not None else _no_text())
                 if record is not None:
                     yield record
+
+    def bad_entries(self) -> Iterator[tuple[str, str, str]]:
+        """Layer, name and what is wrong, for every entry that is not what its name and its checksum say."""
+        for layer in self.layers:
+            for source in self.sources_of(layer):
+                for name, text in self._asking(layer, lambda source=source: list(source.items())) or []:
+                    try:
+                        records.verify_key(_record(name, text if text is not None else _no_text()))
+                    except ValueError as error:
+                        yield layer.name, name, str(error)
 
     def find(self, prefix: str) -> list[Record]:
         """Records whose key, or name, starts with these letters."""
@@ -148,7 +158,7 @@ class Store:
     def last_uses(self) -> dict[str, float]:
         """When each entry of the user's layer was last read, to within a day."""
         found: dict[str, float] = {}
-        for source in self._sources(self._user):
+        for source in self.sources_of(self._user):
             found.update(self._asking(self._user, source.last_uses) or {})
         return found
 
@@ -212,7 +222,7 @@ class Store:
         return None
 
     def _from(self, layer: Layer, name: str) -> Record | None:
-        for source in self._sources(layer):
+        for source in self.sources_of(layer):
             record = self._decoded(layer, name, lambda: self._asking(layer, lambda: source.get(name)))
             if record is not None:
                 return record
@@ -224,10 +234,7 @@ class Store:
             text = text_of()
             if text is None:
                 return None
-            record = records.decode(text)
-            if records.name_of(record) != name:
-                raise ValueError(f"it is the entry {records.name_of(record)}")
-            return record
+            return _record(name, text)
         except ValueError as error:
             stats.count("rejected")
             self._say(f"entry {layer.name}", f"ignoring the unreadable entry {name} of {layer.name} ({layer.where}): {error}")
@@ -236,7 +243,8 @@ class Store:
                 self._writing(lambda own: own.delete_all([name]), is_optional=True)
             return None
 
-    def _sources(self, layer: Layer) -> list[Source]:
+    def sources_of(self, layer: Layer) -> list[Source]:
+        """What a layer is read from; nothing if it cannot be used."""
         with self._lock:
             if layer.sources is None:
                 layer.sources = []
@@ -271,7 +279,7 @@ class Store:
 
     def _own(self) -> Index | Files | None:
         """The source that results are written to."""
-        sources = self._sources(self._user)
+        sources = self.sources_of(self._user)
         return sources[0] if sources else None
 
     def _user_sources(self) -> list[Source]:
@@ -295,3 +303,11 @@ class Store:
 
 def _no_text() -> str:
     raise ValueError("not inline text")
+
+
+def _record(name: str, text: str) -> Record:
+    """The record of this name. Raises ValueError."""
+    record = records.decode(text)
+    if records.name_of(record) != name:
+        raise ValueError(f"it is the entry {records.name_of(record)}")
+    return record

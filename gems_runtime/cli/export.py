@@ -1,0 +1,65 @@
+"""`gems-cache export`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gems_runtime.cli.output import DONE, aligned, answer
+from gems_runtime.cli.parser import Verb
+from gems_runtime.errors import GemsError, StoreError, UsageError
+
+if TYPE_CHECKING:
+    from gems_runtime.records import Json, Record
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", type=Path, help="the bundle to make, NAME.gemsx")
+    parser.add_argument("--kernel", default="", help="only kernels whose name contains this")
+    parser.add_argument("--device", default="", help="only results of devices whose name contains this")
+    parser.add_argument("--with-kernels", action="store_true", help="and the compiled code of these kernels")
+
+
+def _run(options: argparse.Namespace) -> int:
+    from gems_runtime import store
+    from gems_runtime.records import Decision
+    from gems_runtime.store import bundle, ranks
+
+    if options.file.suffix != bundle.SUFFIX:
+        raise UsageError(f"a bundle's name ends in {bundle.SUFFIX}, found {options.file}")
+    device = lambda record: str(record.fields["device"].get("name"))
+    held = [r for r in store.current().records() if options.kernel in r.kernel and options.device in device(r)]
+    if not held:
+        raise GemsError(f"the store {store.current().directory} has nothing to export")
+    compiled, toolchain = _kernels(held) if options.with_kernels else ({}, None)
+    try:
+        bundle.write(options.file, held, compiled, toolchain)
+    except OSError as error:
+        raise StoreError(f"{options.file} cannot be written: {error}") from None
+    decisions = [r for r in held if isinstance(r, Decision)]
+    made = {
+        "bundle": str(options.file),
+        "bytes": options.file.stat().st_size,
+        "decisions": len(decisions),
+        "measurements": len(held) - len(decisions),
+        "compiled": len({name.split("/")[0] for name in compiled}),
+        "devices": sorted({device(r) for r in held}),
+        "digest": ranks.digest(decisions),
+    }
+    answer(options, made, aligned(made))
+    return DONE
+
+
+def _kernels(held: list[Record]) -> tuple[dict[str, bytes], Json]:
+    """The compiled code of the records' kernels, and what compiled it."""
+    import triton
+
+    from gems_runtime import toolchain
+    from gems_runtime.store import kernels
+
+    names = {record.fields["kernel"].get("name") for record in held}
+    return kernels.collect(Path(triton.knobs.cache.dir), names), {"triton": triton.__version__, "code": toolchain.code_hash()}
+
+
+VERB = Verb("export", "write the store's entries to one file that can be carried elsewhere", _run, _arguments)

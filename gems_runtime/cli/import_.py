@@ -1,0 +1,90 @@
+"""`gems-cache import`."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gems_runtime.cli.output import DONE, answer, talk
+from gems_runtime.cli.parser import Verb
+
+if TYPE_CHECKING:
+    from gems_runtime.records import Json
+    from gems_runtime.store.bundle import Bundle
+    from gems_runtime.store.exchange import Change
+
+RULES_HELP = "for an entry that both have: the faster (best), the later (newer), ours or theirs"
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", type=Path, help="a bundle that `gems-cache export` made")
+    parser.add_argument("--merge", choices=("best", "newer", "ours", "theirs"), default="best", help=RULES_HELP)
+    parser.add_argument("--with-kernels", action="store_true", help="also its compiled code, which this machine's GPU would run")
+    parser.add_argument("--dry-run", action="store_true", help="say what would change and change nothing")
+
+
+def _run(options: argparse.Namespace) -> int:
+    from gems_runtime import store
+    from gems_runtime.records import name_of
+    from gems_runtime.store import bundle, exchange
+
+    own = store.current()
+    opened = bundle.Bundle(options.file)
+    # all of it is verified before anything of it is kept
+    theirs = {name_of(r): r for r in opened.records()}
+    if options.with_kernels:
+        opened.verify_kernels()
+    changes = exchange.changes({name_of(r): r for r in own.records()}, theirs, options.merge)
+    taken = [c.record for c in changes if c.action in ("add", "replace")]
+    if not options.dry_run:
+        own.require_writable()
+        own.keep(taken)
+    installed = 0 if options.dry_run or not options.with_kernels else _install(opened)
+    counts = Counter(c.action for c in changes)
+    found = {
+        **{action: counts[action] for action in ("add", "replace", "keep", "same")},
+        "compiled": installed,
+        "devices": dict(Counter(str(r.fields["device"].get("name")) for r in theirs.values())),
+        "dry_run": options.dry_run,
+        "entries": [_row(c) for c in changes if c.action != "same"],
+    }
+    answer(options, found, "\n".join(_line(row) for row in found["entries"]))
+    if not options.json:
+        verb = "would be" if options.dry_run else "were"
+        talk(f"{len(taken)} entries {verb} taken over, {counts['keep']} of ours kept, {counts['same']} were the same; {installed} compiled kernels")
+    return DONE
+
+
+def _install(opened: Bundle) -> int:
+    import triton
+
+    from gems_runtime.errors import StoreError
+    from gems_runtime.store import kernels
+
+    cache = Path(triton.knobs.cache.dir)
+    try:
+        return kernels.install(opened, cache)
+    except OSError as error:
+        raise StoreError(f"Triton's cache {cache} cannot be written: {error}") from None
+
+
+def _row(change: Change) -> dict[str, Json]:
+    from gems_runtime.records import name_of
+
+    record = change.record
+    return {
+        "action": change.action,
+        "name": name_of(record),
+        "kernel": record.kernel,
+        "problem": record.fields["problem"].get("key"),
+        "device": record.fields["device"].get("name"),
+    }
+
+
+def _line(row: dict[str, Json]) -> str:
+    return f"{row['action']:8} {row['name'][:14]}  {row['kernel']}  {row['problem']}  {row['device']}"
+
+
+VERB = Verb("import", "take over the entries of a bundle", _run, _arguments)
