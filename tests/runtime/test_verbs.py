@@ -88,7 +88,7 @@ def test_verify_passes_what_was_just_warmed(kernel: str, capsys: pytest.CaptureF
     warmed(capsys, kernel)
     bench.reset(1.0, 1.0)
     code, answer, _ = run(capsys, "verify", "--fresh", "--perf", "5%")
-    assert code == 0 and answer == {"calls": 1, "unreadable": 0, "findings": []}
+    assert code == 0 and answer == {"calls": 1, "bad_entries": [], "findings": []}
 
 
 def test_verify_fresh_finds_what_would_be_tuned_or_compiled(kernel: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,7 +122,7 @@ def test_verify_counts_entries_that_cannot_be_read(
     spoil(f"d/{kept.key}")
     forget()
     code, answer, _ = run(capsys, "verify")
-    assert code == 1 and answer["unreadable"] == 1
+    assert code == 1 and len(answer["bad_entries"]) == 1
 
 
 @pytest.fixture
