@@ -26,7 +26,7 @@ BLOCK = 512  # lanes of a program: 4 for each of 128 threads, and each lane make
 @triton.jit
 def two_normals(x, y, FAST: tl.constexpr):
     """Box and Muller's two normal numbers of two times 32 random bits, as curand_normal4 (FAST: by the same instructions)."""
-    angle = y.to(tl.float32) * 1.4629180792671596e-09 + 7.314590396335798e-10
+    angle = tl.fma(y.to(tl.float32), 1.4629180792671596e-09, 7.314590396335798e-10)
     if FAST:
         length = tl.sqrt_rn(-2.0 * libdevice.log(unit(x)))
         return libdevice.fast_sinf(angle) * length, libdevice.fast_cosf(angle) * length

@@ -89,7 +89,10 @@ def _plan(mean: Tensor | float, std: Tensor | float, out: Tensor | None) -> Plan
     result = plan.result(shape, dtype, tensors[0].device)
     grid, threads, block = grid_of(n)
     seed, first = plan_reserve(plan, n, tensors[0].device)
-    plan.launch(_normal_kernel, grid, result, *operands, *numbers, seed, first, n, threads, has_fast_instructions(), block)
+    plan.launch(
+        _normal_kernel, grid, result, *operands, *numbers, seed, first, n, threads, has_fast_instructions(), block,
+        enable_fp_fusion=False,  # ATen multiplies and adds in two kernels
+    )  # fmt: skip
     return plan.build(result)
 
 

@@ -1,3 +1,5 @@
-"""Shapes: cat."""
+"""Shape: joining, repeating, padding."""
 
 import gems_ops.shape.joining  # noqa: F401
+import gems_ops.shape.padding  # noqa: F401
+import gems_ops.shape.repeating  # noqa: F401
