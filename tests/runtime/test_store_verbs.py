@@ -105,7 +105,7 @@ def test_prune_finds_failures_other_compilers_and_what_is_too_much(own_store: Pa
     assert names(run(capsys, "prune", "--failed", "--json")[1]) == {"mfailed:"}
     found = json.loads(run(capsys, "prune", "--env", "stale", "--json")[1])["entries"]
     assert [entry["name"] for entry in found] == [f"d/{stale.key}"]
-    assert names(run(capsys, "prune", "--max-bytes", "1200", "--json")[1]) == {"mthe", "dthe"}
+    assert names(run(capsys, "prune", "--max-bytes", "800", "--json")[1]) == {"mthe", "dthe"}
     assert names(run(capsys, "prune", "--max-bytes", "1M", "--json")[1]) == set()
 
 
