@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import triton
@@ -109,16 +109,18 @@ def _compile(call: Call, configs: Sequence[triton.Config], workers: int) -> list
 
 
 def _error_of(kernel: object) -> Exception | None:
-    if isinstance(kernel, FutureKernel):
-        return kernel.future.exception()
+    if isinstance(kernel, Future):
+        return kernel.exception()
     return kernel if isinstance(kernel, Exception) else None
 
 
 def _begin(call: Call, config: triton.Config) -> object:
     try:
-        return call.compile(config)
+        kernel = call.compile(config)
     except LAUNCH_ERRORS as error:
         return error
+    # Triton 3.9's FutureKernel drops its future once it is done.
+    return kernel.future if isinstance(kernel, FutureKernel) else kernel
 
 
 def first_usable(call: Call, configs: Sequence[triton.Config]) -> triton.Config:
