@@ -6,8 +6,11 @@ takes the slower path that works everywhere.
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import inspect
 import logging
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -17,10 +20,13 @@ import triton
 import triton.language as tl
 from triton.compiler import CompiledKernel
 from triton.runtime.jit import JITFunction
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 _log = logging.getLogger(__name__)
 # First and last release that this project is made for.
 SUPPORTED = {"triton": ((3, 6), (3, 9)), "torch": ((2, 10), (2, 13))}
+# Of a CUtensorMap.
+MAP_BYTES = 128
 # First release that nobody here has run. Only a cross-check: what a launcher takes is seen from the launcher itself.
 _UNTRIED = (3, SUPPORTED["triton"][1][1] + 1)
 
@@ -113,7 +119,7 @@ def release(version: str) -> tuple[int, int]:
 
 
 def takes_direct_launch(kernel: CompiledKernel) -> bool:
-    """True if `kernel.run.launch` is the C function that `launch_form` describes and gets nothing else from `run`.
+    """True if `kernel.run.launch` is called as `launch_form` says and gets nothing else from `run`.
 
     Scratch memory and the sanitizer's state are what `run` adds.
     """
@@ -121,13 +127,31 @@ def takes_direct_launch(kernel: CompiledKernel) -> bool:
     return (
         type(run) is triton.runtime.driver.active.launcher_cls
         and launch_form() is not None
-        # A launcher of tensor descriptors is a Python function around the C one.
-        and type(run.launch) is type(len)
         and not getattr(run, "global_scratch_size", 0)
         and not run.profile_scratch_size
         and not getattr(run, "gsan_enabled", False)  # since 3.8
         and len(kernel.packed_metadata) == 3
     )
+
+
+def encoded_map(kernel: CompiledKernel, index: int, descriptor: TensorDescriptor) -> bytes:
+    """The 128 bytes that Triton's launcher passes for the kernel's descriptor argument of this number."""
+    driver = sys.modules[type(kernel.run).__module__]
+    encode, more = driver.make_tensordesc_arg, ()
+    if len(inspect.signature(encode).parameters) == 3:  # since 3.8, for backends that have a use for it
+        more = (None,)
+    found = encode(descriptor, kernel.metadata.tensordesc_meta[index], *more)[0]
+    # A Python object that ends in the map.
+    return ctypes.string_at(id(found) + type(found).__basicsize__ - MAP_BYTES, MAP_BYTES)
+
+
+def encodes_maps(kernel: CompiledKernel) -> bool:
+    """True if each descriptor argument becomes a map as `encoded_map` gives it, its extents and its strides.
+
+    Not on devices without tensor maps, nor for packed 4-bit floats (3.6 passes other extents) and image columns (3.8).
+    """
+    described = getattr(kernel.metadata, "tensordesc_meta", None)
+    return bool(described) and not any(d is None or d["fp4_padded"] or d.get("is_im2col") for d in described)
 
 
 def resolve(kernel: object) -> CompiledKernel | None:

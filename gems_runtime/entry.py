@@ -6,6 +6,7 @@ run stock Triton once, learn from what it compiled, write the entry.
 
 from __future__ import annotations
 
+import copy
 import logging
 import operator
 import os
@@ -22,14 +23,15 @@ import triton
 import triton.language as tl
 from triton.runtime.autotuner import Autotuner, Config
 from triton.runtime.jit import KernelInterface
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from gems_runtime import compat, device, native, settings, stats, toolchain
 from gems_runtime.chain import Chain, Trace, Values, at_autotuners, is_tuned, trace, unwrap
 from gems_runtime.errors import UsageError
 from gems_runtime.grid import Grid, resolve
 from gems_runtime.launch import TABLE_LIMIT, Entry, RunTier, count_compiles, global_checks, launches_here, tier_of
-from gems_runtime.signature import ODD, UNSET, Compiled, IntClasses, IntRows, Param, Shape, Writer, compile_text, exact
-from gems_runtime.signature import is_reserved, kind_of
+from gems_runtime.signature import CONTENTS, ODD, UNSET, Compiled, IntClasses, IntRows, Param, Shape, Writer, block_of, compile_text
+from gems_runtime.signature import exact, is_reserved, kind_of
 from gems_runtime.store import Store
 
 _log = logging.getLogger(__name__)
@@ -233,6 +235,8 @@ class LibEntry(KernelInterface):
         if len(args) > len(positional) or kwargs.keys() & (supplied | set(positional[: len(args)])):
             return None
         kinds = tuple(kind_of(values.get(p.name, UNSET), p.is_constexpr) for p in self._params)
+        # A config's pre_hook may change descriptors; the key is of the call as it came.
+        values = {name: copy.copy(v) if type(v) is TensorDescriptor else v for name, v in values.items()}
         call = Call(values, options, kinds)
         return call if self._is_plain(call) else None
 
@@ -246,10 +250,10 @@ class LibEntry(KernelInterface):
         flag = compat.tensor_flag(device.torch_device().type)
         tuned_by = self._chain.tuning_names()
         for param, kind in zip(self._params, call.kinds):
-            if kind in "TP" and (flag is None or param.name in tuned_by or not getattr(call.values[param.name], flag)):
+            if kind in CONTENTS and (flag is None or param.name in tuned_by or not _is_here(call.values[param.name], flag)):
                 return False
             if kind == "U" and not param.supplied:
-                if param.default is UNSET or (not param.is_constexpr and kind_of(param.default, False) in "TP" + ODD):
+                if param.default is UNSET or (not param.is_constexpr and kind_of(param.default, False) in CONTENTS | {ODD}):
                     return False
         return True
 
@@ -263,13 +267,16 @@ class LibEntry(KernelInterface):
         kernel = compat.resolve(result)
         tier = "S" if kernel is None else tier_of(kernel)
         if tier != "S" and not (self._chain.autotuners() and device.is_capturing()):
-            self._remember(kernel, tier, trace(self._chain, args, kwargs), call)
+            self._remember(kernel, tier, trace(self._chain, args, kwargs), call, {**dict(zip(self.arg_names, args)), **kwargs})
             if self._launcher is not None:
-                self._launcher.teach(*args, **kwargs)
+                self._launcher.teach({**call.values, **call.options}, args, kwargs)
         return result
 
-    def _remember(self, kernel: triton.compiler.CompiledKernel, tier: str, found: Trace, call: Call) -> None:
-        """Make the entry of a call that launched `kernel`; widen the launch function first if it was too narrow."""
+    def _remember(self, kernel: triton.compiler.CompiledKernel, tier: str, found: Trace, call: Call, after: Values) -> None:
+        """Make the entry of a call that launched `kernel`; widen the launch function first if it was too narrow.
+
+        `after`: what was passed, by name, as a config's pre_hook may have left it.
+        """
         globals_ = global_checks(self._chain.jit)
         if globals_ is None:
             return
@@ -293,7 +300,8 @@ class LibEntry(KernelInterface):
             return
         # A NaN equals nothing, so an entry under it would never be found.
         if all(element == element for element in key):
-            entry = Entry(kernel, tier, found.config, found.supplied, tuple(constants))
+            blocks = tuple(block_of(after.get(name)) for name in text.shape.maps())
+            entry = Entry(kernel, tier, found.config, found.supplied, tuple(constants), blocks)
             form = text.shape.form
             text.table[key] = entry.row(kernel.run.launch if tier == "P" else self._run_tier.bind(kernel, form), form)
         self._publish(text)
@@ -301,7 +309,7 @@ class LibEntry(KernelInterface):
     def _shape_for(self, call: Call, found: Trace, used_globals: int) -> Shape | None:
         """The shape in force widened by this call; None, and stock Triton from now on, if a heuristic forbids it."""
         before = self._text.shape if self._text else None
-        tensors = {p.name for p, kind in zip(self._params, call.kinds) if kind in "TP"}
+        tensors = {p.name for p, kind in zip(self._params, call.kinds) if kind in CONTENTS}
         live = [name for name, reads in found.reads.items() if reads.names & tensors]
         known = {p.name for p in self._params} | call.options.keys()
         for name, reads in found.reads.items():
@@ -366,10 +374,12 @@ class LibEntry(KernelInterface):
             "_pre_run": self._chain.jit.pre_run_hooks,
             "_unset": UNSET,
             "_exact": exact,
+            "_block_of": block_of,
             "_ints": _ints,
             "_int_rows": _int_rows,
             "_Tensor": torch.Tensor,
             "_Parameter": torch.nn.Parameter,
+            "_Descriptor": TensorDescriptor,
             "_Function": FunctionType,
             "_dtype": tl.dtype,
             "_contents": operator.attrgetter("cell_contents"),
@@ -423,6 +433,15 @@ def _fits(call: Call, shape: Shape) -> bool:
     options = dict(shape.options)
     known = all(kind in seen for kind, seen in zip(call.kinds, shape.kinds))
     return known and all(kind_of(v, True) in options.get(name, ()) for name, v in call.options.items())
+
+
+def _is_here(value: torch.Tensor | TensorDescriptor, flag: str) -> bool:
+    """True for a tensor, or the descriptor of a plain one, on the device type that the flag names."""
+    if type(value) is TensorDescriptor:
+        value = value.base
+        if type(value) is not torch.Tensor:
+            return False
+    return getattr(value, flag)
 
 
 def _stock_launch(fn: KernelInterface, grid: Grid, *args: object, **kwargs: object) -> object:

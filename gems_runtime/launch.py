@@ -29,6 +29,7 @@ class Entry:
     config: Config | None
     supplied: dict[str, object]  # values of the parameters that a config or heuristic gives
     keep_alive: tuple[object, ...]  # constants keyed by identity
+    blocks: tuple[tuple[int, ...], ...] = ()  # of the tensor descriptors, as the kernel was compiled for them
     grids: dict[tuple, Dims] = field(default_factory=dict)
 
     def row(self, launch: Callable[..., object], form: compat.LaunchForm) -> tuple[object, ...]:
@@ -55,10 +56,20 @@ class RunTier:
 
 
 def tier_of(kernel: CompiledKernel) -> str:
-    """P or R for a kernel whose arguments are pointers and scalars; S for tuples and tensor descriptors."""
-    if not all(type(ty) is str and not ty.startswith(("tensordesc", "nvTmaDesc")) for ty in kernel.src.signature.values()):
+    """P or R for a kernel whose arguments are pointers, scalars and tensor descriptors; S for tuples."""
+    if not all(type(ty) is str for ty in kernel.src.signature.values()):
         return "S"
     return "P" if compat.takes_direct_launch(kernel) else "R"
+
+
+def call_pre_hook(sees: tuple[str, ...], entry: Entry, passed: dict[str, object], grid: object) -> None:
+    """Call the pre_hook of the entry's config with what Triton's autotuner shows it before each launch.
+
+    `sees`: the names of supplied values that are known before the autotuner.
+    """
+    assert entry.config is not None and entry.config.pre_hook is not None
+    supplied = {name: entry.supplied[name] for name in sees}
+    entry.config.pre_hook({**passed, **supplied, "grid": grid, "warmup": False, **entry.config.all_kwargs()})
 
 
 def launches_here() -> bool:

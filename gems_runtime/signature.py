@@ -14,6 +14,7 @@ from types import NoneType
 import torch
 import triton.language as tl
 from triton.runtime.jit import JITFunction
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from gems_runtime import compat
 
@@ -28,11 +29,14 @@ class _Unset:
 UNSET = _Unset()
 
 # One letter per kind of argument. Exact types only: a subclass is free to behave otherwise.
-# T tensor, P parameter, I int, F float, B bool, N None, S str, D Triton dtype, X other keyable constant, U not passed.
-_RUNTIME_KINDS = {torch.Tensor: "T", torch.nn.Parameter: "P", int: "I", float: "F", bool: "B", NoneType: "N"}
+# T tensor, P parameter, M tensor descriptor (a map of memory), I int, F float, B bool, N None, S str, D Triton dtype,
+# X other keyable constant, U not passed.
+_RUNTIME_KINDS = {torch.Tensor: "T", torch.nn.Parameter: "P", TensorDescriptor: "M", int: "I", float: "F", bool: "B", NoneType: "N"}
 _CONSTANT_KINDS = {int: "I", bool: "B", NoneType: "N", str: "S", tl.dtype: "D", float: "X", tuple: "X"}
 _CONSTANT_KINDS |= {tl.constexpr: "X", JITFunction: "X"}
 _TENSORS = frozenset("TP")
+# Kinds whose contents may change under the same object: no key holds what a heuristic or grid read of them.
+CONTENTS = frozenset("TPM")
 ODD = "?"
 
 
@@ -41,6 +45,11 @@ def kind_of(value: object, is_constexpr: bool) -> str:
     if value is UNSET:
         return "U"
     return (_CONSTANT_KINDS if is_constexpr else _RUNTIME_KINDS).get(type(value), ODD)
+
+
+def block_of(value: object) -> tuple[int, ...] | None:
+    """The block of a tensor descriptor; None for anything else."""
+    return tuple(value.block_shape) if type(value) is TensorDescriptor else None
 
 
 def exact(value: object) -> object:
@@ -134,6 +143,10 @@ class Shape:
         """The parameters that a caller may pass, with their kinds."""
         return [(p, k) for p, k in zip(self.params, self.kinds) if not p.supplied]
 
+    def maps(self) -> list[str]:
+        """The parameters that have been tensor descriptors."""
+        return [p.name for p, k in self.passed() if "M" in k]
+
 
 _USED_BUILTINS = frozenset({"KeyError", "TypeError", "bool", "float", "id", "int", "len", "map", "str", "tuple", "type"})
 
@@ -172,7 +185,7 @@ class Writer:
         self._live()
         self._alignment()
         body = self._indent(self.body, 12)
-        names = ", ".join([p.name for p, _ in shape.passed()] + [name for name, _ in shape.options] + ["_rest", "_more"])
+        names = self._names()
         device = "_device = _current_device()\n" + " " * 12 if shape.has_devices else ""
         key = "(" + ", ".join((["_device"] if shape.has_devices else []) + self.key) + ",)"
         key = key.replace("(,)", "()")
@@ -207,11 +220,14 @@ def make({", ".join(self.bound_names())}):
     return launch, key, settle, lambda: _hits
 """
 
+    def _names(self) -> str:
+        return ", ".join([p.name for p, _ in self.shape.passed()] + [name for name, _ in self.shape.options] + ["_rest", "_more"])
+
     def bound_names(self) -> list[str]:
         """The parameters of `make`."""
         shape = self.shape
         names = ["_miss", "_table", "_settings", "_settings_seen", "_runtime", "_runtime_seen", "_compilation"]
-        names += ["_enter", "_exit", "_pre_run", "_unset", "_exact", "_ints", "_int_rows", "_Tensor", "_Parameter", "_Function"]
+        names += ["_enter", "_exit", "_pre_run", "_unset", "_exact", "_block_of", "_ints", "_int_rows", "_Tensor", "_Parameter", "_Descriptor", "_Function"]
         names += ["_dtype", "_contents", "_resolve", "_current_device", "_stream", "_heuristics", "_tuner"]
         names += [f"_default_{p.name}" for p in shape.params if p.default is not UNSET]
         return names + [f"_{kind}_{i}" for i in range(shape.used_globals) for kind in ("globals", "global_name", "global")]
@@ -262,6 +278,8 @@ def make({", ".join(self.bound_names())}):
             kinds = kinds - {"U"} | {kind_of(param.default, False)}
         if kinds <= _TENSORS:
             self._tensor(name, kinds)
+        elif kinds == {"M"}:
+            self._descriptor(name)
         elif len(kinds) == 1:
             self._scalar(name, next(iter(kinds)))
         else:
@@ -274,6 +292,12 @@ def make({", ".join(self.bound_names())}):
         self.body.append(f"_p_{name} = {name}.data_ptr()")
         self.pointers.append(f"_p_{name}")
         self.key.append(f"{name}.dtype")
+
+    def _descriptor(self, name: str) -> None:
+        """Triton compiles by type and block; the launcher makes the map from the descriptor itself."""
+        self.guards.append(f"type({name}) is not _Descriptor")
+        self.guards.append(f"type({name}.base) is not _Tensor or not {name}.base.{self.shape.tensor_flag}")
+        self.key += [f"{name}.base.dtype", f"tuple({name}.block_shape)"]
 
     def _scalar(self, name: str, kind: str) -> None:
         guard = {"I": f"type({name}) is not int", "F": f"type({name}) is not float", "B": f"type({name}) is not bool"}
@@ -290,6 +314,10 @@ def make({", ".join(self.bound_names())}):
         cases = {
             "T": (f"type({name}) is _Tensor and {name}.{self.shape.tensor_flag}", tensor),
             "P": (f"type({name}) is _Parameter and {name}.{self.shape.tensor_flag}", tensor),
+            "M": (
+                f"type({name}) is _Descriptor and type({name}.base) is _Tensor and {name}.base.{self.shape.tensor_flag}",
+                [f'_k_{name} = ("map", {name}.base.dtype, *{name}.block_shape)'],
+            ),
             "N": (f"{name} is None", [f'_k_{name} = "None"']),
             "I": (f"type({name}) is int", [f"_k_{name} = {name if keyed else f'_ints[{name}]'}"]),
             "F": (f"type({name}) is float", [f'_k_{name} = ("float", {name if keyed else 0})']),
@@ -341,6 +369,10 @@ def make({", ".join(self.bound_names())}):
             pairs += "".join(f'"{name}": _entry.supplied["{name}"], ' for name in self.shape.hook_sees)
             lines += ["if _entry.config.pre_hook is not None:"]
             lines += [f'    _entry.config.pre_hook({{{pairs}"grid": _grid, "warmup": False, **_entry.config.all_kwargs()}})']
+            if self.shape.maps():
+                # Hooks fit descriptors to the config; the kernel is for the blocks they chose when it was compiled.
+                lines += [f"if ({''.join(f'_block_of({name}), ' for name in self.shape.maps())}) != _entry.blocks:"]
+                lines += [f"    return _miss(_grid, {self._names()})"]
         return self._indent(lines, 12)
 
     def _grid(self) -> str:

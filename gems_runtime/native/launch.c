@@ -17,13 +17,17 @@
 #include "dlpack.h"
 
 // Changes with what the Python side passes and expects.
-#define INTERFACE 1
+#define INTERFACE 2
 #ifndef SOURCE_HASH
 #define SOURCE_HASH ""
 #endif
 #define MAX_SLOTS 128
-// A slot takes one word of the key, or two where its value matters; one more for the device.
-#define MAX_WORDS (2 * MAX_SLOTS + 1)
+#define MAX_RANK 5
+#define MAX_MAPS 8
+#define MAP_BYTES 128
+// A slot takes one word of the key, or two where its value matters; a tensor descriptor takes its block's extents besides;
+// one more for the device.
+#define MAX_WORDS (2 * MAX_SLOTS + (MAX_RANK + 1) * MAX_MAPS + 1)
 #define MAX_INTERNED 65536
 
 // ---- What other libraries lay out in memory, declared as far as it is used.
@@ -54,14 +58,17 @@ typedef int (*ContextDevice)(int *);
 
 // ---- What the module is told once.
 
-static PyTypeObject *tensor_type, *parameter_type, *dtype_type, *jit_type;
+static PyTypeObject *tensor_type, *parameter_type, *dtype_type, *jit_type, *descriptor_type;
+// Whether descriptors say round_f32_to_tf32: since Triton 3.7.
+static int descriptors_round;
 static Exchange *exchange;
 static PyObject *interned, *str_current, *str_instrumentation, *str_best_config, *str_dtype, *zero;
+static PyObject *str_base, *str_shape, *str_strides, *str_block_shape, *str_padding, *str_round, *str_pre_hook;
 
 // ---- Types
 
 // What an argument is, in the low byte of its key word.
-enum { TENSOR = 1, INT, FLOAT, BOOL, NONE, TEXT, OBJECT, EXACT, UNSET };
+enum { TENSOR = 1, INT, FLOAT, BOOL, NONE, TEXT, OBJECT, EXACT, UNSET, DESCRIPTOR };
 enum { INT_ONE, INT_32, INT_64, INT_U64 };
 #define INT_CLASS(word) ((word) >> 8 & 3)
 #define DIVISIBLE ((uint64_t)1 << 10)
@@ -72,15 +79,31 @@ enum { INT_ONE, INT_32, INT_64, INT_U64 };
 enum { CONSTANT = 1, BY_VALUE = 2, OPTIONAL = 4 };
 
 // How an argument becomes the eight bytes that the driver reads from: the type it becomes, and what it is.
-enum { COPY, F16, BF16, F32, F64 };
+enum { COPY, F16, BF16, F32, F64, MAP };
 enum { FROM_DOUBLE = 0, FROM_I64 = 8, FROM_U64 = 16 };
+
+// All that a tensor map is made from besides what the kernel says; hashed and compared as words.
+typedef struct {
+    uint64_t address;
+    int64_t extents[MAX_RANK], strides[MAX_RANK];
+    uint32_t rank;
+    uint8_t index, nan_padding, rounds, pad;  // index: among the kernel's descriptors
+} Map;
+#define MAP_WORDS (sizeof(Map) / 8)
+
+typedef struct {
+    Map of;
+    int is_known;
+    uint8_t bytes[MAP_BYTES];
+} Encoded;
 
 typedef struct {
     uint64_t words[MAX_WORDS];
-    int n, device;
+    int n, device, map_count;
     PyObject *values[MAX_SLOTS];
-    uint64_t raw[MAX_SLOTS];       // pointer, integer or bits of a double
+    uint64_t raw[MAX_SLOTS];       // pointer, integer, bits of a double, or number of the map
     uint64_t kind_words[MAX_SLOTS];
+    Map maps[MAX_MAPS];
 } Call;
 
 #define MEMO_WORDS 24
@@ -110,6 +133,10 @@ typedef struct {
     uint32_t memo_size;
     Answer *memo;
     PyObject *live_grid;  // owned; code of the last grid that must be asked each time
+    uint64_t *after;      // the key once the config's pre_hook has run; NULL: the same
+    int after_n;
+    Encoded *maps;        // by what they are made from
+    uint32_t map_size;
 } Entry;
 
 typedef struct {
@@ -120,13 +147,15 @@ typedef struct {
 
 typedef struct {
     PyObject_HEAD
-    int slot_count, positional, param_count, is_cuda, device_type;
+    int slot_count, named_count, positional, param_count, is_cuda, device_type;
     uint8_t flags[MAX_SLOTS];
     PyObject *names, *defaults;          // one per slot
     PyObject *params;                    // all parameters of the kernel by name, for callable grids
     int16_t param_slots[2 * MAX_SLOTS];  // -1: given by a config or heuristic
     PyObject *runtime, *runtime_seen, *compilation, *hooks[3], *settings, *settings_seen, *globals;
-    PyObject *current_device, *stream, *tuner, *exact, *answer;
+    PyObject *current_device, *stream, *tuner, *exact, *answer, *encode;
+    PyObject *before;  // what calls a config's pre_hook; None where no config has one
+    PyObject *live;    // (name, heuristic) pairs to evaluate on each call, because they read tensors
     LaunchKernel launch;
     ErrorString error_string;
     ContextDevice context_device;
@@ -247,6 +276,61 @@ static inline int add_tensor(const Plan *plan, Call *call, int slot, PyObject *v
     return 1;
 }
 
+// The numbers of a tuple or list of exact ints; their count, or -1.
+static int numbers_of(PyObject *from, int64_t *out) {
+    if (!from || !(PyTuple_Check(from) || PyList_Check(from))) return -1;
+    Py_ssize_t n = PySequence_Fast_GET_SIZE(from);
+    if (n < 1 || n > MAX_RANK) return -1;
+    for (Py_ssize_t i = 0; i < n; i++) {
+        PyObject *item = PySequence_Fast_GET_ITEM(from, i);
+        uint64_t number;
+        if (!PyLong_CheckExact(item)) return -1;
+        uint64_t word = int_word(item, &number);
+        if (!word || INT_CLASS(word) == INT_U64) return -1;
+        out[i] = (int64_t)number;
+    }
+    return (int)n;
+}
+
+// What a tensor descriptor says of its map and block; the rank, or -1 if that is not plain.
+static int read_descriptor(PyObject *value, Map *map, int64_t *block) {
+    PyObject *shape = PyObject_GetAttr(value, str_shape), *strides = PyObject_GetAttr(value, str_strides);
+    PyObject *blocks = PyObject_GetAttr(value, str_block_shape), *padding = PyObject_GetAttr(value, str_padding);
+    PyObject *rounds = descriptors_round ? PyObject_GetAttr(value, str_round) : Py_NewRef(Py_False);
+    int rank = numbers_of(shape, map->extents), is_text = padding && PyUnicode_CheckExact(padding);
+    if (rank != numbers_of(strides, map->strides) || rank != numbers_of(blocks, block)) rank = -1;
+    // The launcher passes extents as 32 bits, and is not of one mind about wider ones.
+    for (int i = 0; i < rank; i++)
+        if (map->extents[i] != (int32_t)map->extents[i]) rank = -1;
+    map->nan_padding = is_text && !PyUnicode_CompareWithASCIIString(padding, "nan");
+    if (!is_text || !(map->nan_padding || !PyUnicode_CompareWithASCIIString(padding, "zero"))) rank = -1;
+    map->rounds = rounds == Py_True;
+    if (rounds != Py_True && rounds != Py_False) rank = -1;
+    Py_XDECREF(shape), Py_XDECREF(strides), Py_XDECREF(blocks), Py_XDECREF(padding), Py_XDECREF(rounds);
+    return rank;
+}
+
+// A tensor descriptor: Triton compiles by the type and the block; the rest says what map it becomes. 0: not for this tier.
+static int add_descriptor(const Plan *plan, Call *call, int slot, PyObject *value) {
+    if (call->map_count == MAX_MAPS) return 0;
+    PyObject *base = PyObject_GetAttr(value, str_base);
+    int is_plain = base && Py_TYPE(base) == tensor_type && add_tensor(plan, call, slot, base);
+    Py_XDECREF(base);
+    int64_t block[MAX_RANK];
+    Map *map = &call->maps[call->map_count];
+    memset(map, 0, sizeof *map);
+    int rank = is_plain ? read_descriptor(value, map, block) : -1;
+    if (rank < 0) {
+        PyErr_Clear();
+        return 0;
+    }
+    map->address = call->raw[slot], map->rank = (uint32_t)rank, map->index = (uint8_t)call->map_count;
+    call->raw[slot] = (uint64_t)call->map_count++;
+    call->kind_words[slot] = call->words[call->n++] = DESCRIPTOR | (uint64_t)rank << 8;
+    for (int i = 0; i < rank; i++) call->words[call->n++] = (uint64_t)block[i];
+    return 1;
+}
+
 // A run-time argument: its class is in the key, its value if the plan says so. 0: not for this tier.
 static inline int add_runtime(const Plan *plan, Call *call, int slot, PyObject *value, uint64_t by_default) {
     PyTypeObject *type = Py_TYPE(value);
@@ -265,7 +349,7 @@ static inline int add_runtime(const Plan *plan, Call *call, int slot, PyObject *
         word = NONE;
         call->raw[slot] = 0;
     } else {
-        return 0;
+        return type == descriptor_type && add_descriptor(plan, call, slot, value);
     }
     word |= by_default;
     call->kind_words[slot] = call->words[call->n++] = word;
@@ -274,7 +358,7 @@ static inline int add_runtime(const Plan *plan, Call *call, int slot, PyObject *
 }
 
 // A constexpr or option: in the key by type and value. 0: not for this tier.
-static inline int add_constant(const Plan *plan, Call *call, int slot, PyObject *value) {
+static inline int add_constant(const Plan *plan, Call *call, uint64_t *kind_word, PyObject *value) {
     PyTypeObject *type = Py_TYPE(value);
     uint64_t word, content;
     if (type == &PyLong_Type) {
@@ -301,7 +385,7 @@ static inline int add_constant(const Plan *plan, Call *call, int slot, PyObject 
             return 0;
         }
     }
-    call->kind_words[slot] = call->words[call->n++] = word;
+    *kind_word = call->words[call->n++] = word;
     call->words[call->n++] = content;
     return 1;
 }
@@ -357,14 +441,42 @@ static inline int bind(Plan *plan, Call *call, PyObject *const *args, Py_ssize_t
     return 1;
 }
 
+// What the caller passed, by name: all of it, or (`options` 0) the kernel's parameters alone.
+static PyObject *passed_values(const Plan *plan, const Call *call, int options) {
+    PyObject *values = PyDict_New();
+    int n = options ? plan->slot_count : plan->named_count;
+    for (int slot = 0; values && slot < n; slot++) {
+        if (!call->values[slot] || call->kind_words[slot] & BY_DEFAULT) continue;
+        if (PyDict_SetItem(values, PyTuple_GET_ITEM(plan->names, slot), call->values[slot]) < 0) Py_CLEAR(values);
+    }
+    return values;
+}
+
+// Evaluate the heuristics that read tensors; what they give is in the key. 0 if one raised or gave what has no key: the
+// Python path evaluates it again and knows what to do.
+static int add_live(const Plan *plan, Call *call) {
+    PyObject *values = passed_values(plan, call, 0);
+    int ok = values != NULL;
+    for (Py_ssize_t i = 0; ok && i < PyTuple_GET_SIZE(plan->live); i++) {
+        PyObject *pair = PyTuple_GET_ITEM(plan->live, i);
+        PyObject *given = PyObject_CallOneArg(PyTuple_GET_ITEM(pair, 1), values);
+        uint64_t word;
+        ok = given && add_constant(plan, call, &word, given) && !PyDict_SetItem(values, PyTuple_GET_ITEM(pair, 0), given);
+        Py_XDECREF(given);
+    }
+    Py_XDECREF(values);
+    if (!ok) PyErr_Clear();
+    return ok;
+}
+
 static inline int build_key(const Plan *plan, Call *call) {
     call->words[0] = (uint64_t)call->device;
-    call->n = 1;
+    call->n = 1, call->map_count = 0;
     for (int slot = 0; slot < plan->slot_count; slot++) {
         PyObject *value = call->values[slot];
         int flags = plan->flags[slot], added;
         if (value) {
-            added = flags & CONSTANT ? add_constant(plan, call, slot, value) : add_runtime(plan, call, slot, value, 0);
+            added = flags & CONSTANT ? add_constant(plan, call, &call->kind_words[slot], value) : add_runtime(plan, call, slot, value, 0);
         } else if (!(flags & OPTIONAL)) {
             return 0;
         } else if (flags & CONSTANT) {
@@ -376,7 +488,7 @@ static inline int build_key(const Plan *plan, Call *call) {
         }
         if (!added) return 0;
     }
-    return 1;
+    return !PyTuple_GET_SIZE(plan->live) || add_live(plan, call);
 }
 
 // Four lanes: the multiplications of one would wait for each other.
@@ -453,6 +565,8 @@ static void free_entry(Entry *entry) {
     Py_XDECREF(entry->record);
     Py_XDECREF(entry->config);
     Py_XDECREF(entry->supplied);
+    PyMem_Free(entry->maps);
+    PyMem_Free(entry->after);
     PyMem_Free(entry->slots);
     PyMem_Free(entry->words);
     PyMem_Free(entry);
@@ -466,6 +580,7 @@ static int packing(const char *type, uint64_t word) {
     static const struct { const char *name; int to; } floats[] = {{"fp16", F16}, {"bf16", BF16}, {"fp32", F32}, {"f32", F32}, {"fp64", F64}};
     int kind = word & 255, class = INT_CLASS(word);
     if (type[0] == '*') return kind == TENSOR ? COPY : -1;
+    if (kind == DESCRIPTOR) return !strncmp(type, "tensordesc<", 11) ? MAP : -1;
     for (size_t i = 0; i < sizeof floats / sizeof *floats; i++) {
         if (strcmp(type, floats[i].name)) continue;
         if (kind == FLOAT) return floats[i].to | FROM_DOUBLE;
@@ -545,6 +660,50 @@ static int fill(Entry *entry, const Call *call, PyObject *from) {
 unknown:
     PyMem_Free(slots);
     return 0;
+}
+
+// ---- Tensor maps
+
+static inline Encoded *map_place(const Entry *entry, const Map *map) {
+    uint64_t words[MAP_WORDS];
+    memcpy(words, map, sizeof words);
+    uint64_t hash = hash_words(words, MAP_WORDS);
+    return &entry->maps[(uint32_t)(hash ^ hash >> 16) & (entry->map_size - 1)];
+}
+
+static void remember_map(Entry *entry, const Map *map, const char *bytes) {
+    while (!entry->map_size || (map_place(entry, map)->is_known && entry->map_size < MEMO_LIMIT)) {
+        uint32_t before = entry->map_size, size = before ? 2 * before : 4;
+        Encoded *old = entry->maps, *maps = PyMem_Calloc(size, sizeof *maps);
+        if (!maps) return;
+        entry->maps = maps, entry->map_size = size;
+        for (uint32_t i = 0; i < before; i++)
+            if (old[i].is_known) *map_place(entry, &old[i].of) = old[i];
+        PyMem_Free(old);
+    }
+    Encoded *to = map_place(entry, map);
+    to->of = *map, to->is_known = 1;
+    memcpy(to->bytes, bytes, MAP_BYTES);
+}
+
+// The map's bytes, made by Triton where they are not remembered; 0 with an exception set.
+static int encode_map(const Plan *plan, Entry *entry, const Map *map, PyObject *descriptor, uint8_t *out) {
+    const Encoded *known = entry->map_size ? map_place(entry, map) : NULL;
+    if (known && known->is_known && !memcmp(&known->of, map, sizeof *map)) {
+        memcpy(out, known->bytes, MAP_BYTES);
+        return 1;
+    }
+    PyObject *made = PyObject_CallFunction(plan->encode, "OiO", entry->kernel, (int)map->index, descriptor);
+    if (!made) return 0;
+    int fits = PyBytes_Check(made) && PyBytes_GET_SIZE(made) == MAP_BYTES;
+    if (fits) {
+        remember_map(entry, map, PyBytes_AS_STRING(made));
+        memcpy(out, PyBytes_AS_STRING(made), MAP_BYTES);
+    } else {
+        PyErr_SetString(PyExc_TypeError, "a tensor map has 128 bytes");
+    }
+    Py_DECREF(made);
+    return fits;
 }
 
 // ---- Grids
@@ -789,16 +948,25 @@ static PyObject *launch_entry(const Plan *plan, Entry *entry, const Call *call, 
     void *stream;
     if (!read_stream(plan, call->device, &stream)) return NULL;
     // The two after the arguments are scratch memory that these kernels do not use.
-    uint64_t storage[MAX_SLOTS + 2];
-    void *params[MAX_SLOTS + 2];
-    int n = entry->argument_count;
-    for (int i = 0; i < n; i++) {
-        uint64_t raw = call->raw[entry->slots[i]];
-        if (entry->how[i] == COPY) storage[i] = raw;
-        else if (!pack_float(raw, entry->how[i], &storage[i])) return NULL;
-        params[i] = &storage[i];
+    uint64_t storage[MAX_SLOTS + 2 * MAX_RANK * MAX_MAPS + 2];
+    void *params[MAX_SLOTS + (2 * MAX_RANK + 1) * MAX_MAPS + 2];
+    _Alignas(MAP_BYTES) uint8_t maps[MAX_MAPS][MAP_BYTES];
+    int n = 0, words = 0;
+    for (int i = 0; i < entry->argument_count; i++) {
+        int slot = entry->slots[i], how = entry->how[i];
+        if (how == MAP) {
+            const Map *map = &call->maps[call->raw[slot]];
+            if (!encode_map(plan, entry, map, call->values[slot], maps[map->index])) return NULL;
+            params[n++] = maps[map->index];
+            for (uint32_t k = 0; k < map->rank; k++) storage[words] = (uint64_t)map->extents[k], params[n++] = &storage[words++];
+            for (uint32_t k = 0; k < map->rank; k++) storage[words] = (uint64_t)map->strides[k], params[n++] = &storage[words++];
+            continue;
+        }
+        if (how == COPY) storage[words] = call->raw[slot];
+        else if (!pack_float(call->raw[slot], how, &storage[words])) return NULL;
+        params[n++] = &storage[words++];
     }
-    for (int i = n; i < n + 2; i++) storage[i] = 0, params[i] = &storage[i];
+    for (int i = 0; i < 2; i++) storage[words] = 0, params[n++] = &storage[words++];
     // Stock Triton asks for the product to be above zero, in 32 bits: it drops (65535, 65535) and launches (-1, -1).
     if (dims[0] > 0 && dims[1] > 0 && dims[2] > 0) {
         Config config = {
@@ -832,17 +1000,13 @@ static PyObject *fall_back(Launcher *self, PyObject *grid, PyObject *const *args
     return result;
 }
 
-// After the Python path has served a call: ask it how such calls are launched. Never raises.
-static void learn(Launcher *self, Plan *plan, const Call *call, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+// Ask the Python path how a call that it has just served is launched; `after` is the call once a pre_hook has run, or
+// NULL. Never raises.
+static void learn(Launcher *self, Plan *plan, const Call *call, const Call *after, PyObject *args, PyObject *kwargs) {
     Entry *entry = find(plan, call);
     // The Python path has taught it already.
     if (entry && entry->kernel) return;
-    PyObject *tuple = PyTuple_New(nargs), *dict = PyDict_New(), *found = NULL;
-    if (!tuple || !dict) goto done;
-    for (Py_ssize_t i = 0; i < nargs; i++) PyTuple_SET_ITEM(tuple, i, Py_NewRef(args[i]));
-    for (Py_ssize_t i = 0; kwnames && i < PyTuple_GET_SIZE(kwnames); i++)
-        if (PyDict_SetItem(dict, PyTuple_GET_ITEM(kwnames, i), args[nargs + i]) < 0) goto done;
-    found = PyObject_CallFunctionObjArgs(self->learn, (PyObject *)plan, tuple, dict, NULL);
+    PyObject *found = PyObject_CallFunctionObjArgs(self->learn, (PyObject *)plan, args, kwargs, NULL);
     if (!found) PyErr_WriteUnraisable(self->learn);
     entry = add(plan, call);
     if (!entry || entry->kernel) goto done;
@@ -852,38 +1016,73 @@ static void learn(Launcher *self, Plan *plan, const Call *call, PyObject *const 
         entry->retry = entry->wait;
     } else if (!found || !PyTuple_Check(found) || !fill(entry, call, found)) {
         entry->retry = 0;
+    } else if (after && (entry->after = PyMem_Malloc(after->n * sizeof *after->words))) {
+        memcpy(entry->after, after->words, after->n * sizeof *after->words);
+        entry->after_n = after->n;
     }
 done:
     PyErr_Clear();
-    Py_XDECREF(tuple);
-    Py_XDECREF(dict);
     Py_XDECREF(found);
 }
 
-// `learn` for a call whose key is not at hand, with the plan that is in force now.
-static void teach(Launcher *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+// The key of a call given as tuple and dict.
+static int key_of(Plan *plan, Call *call, PyObject *args, PyObject *kwargs) {
+    PyObject *stack[2 * MAX_SLOTS], *name, *value, *names = NULL;
+    Py_ssize_t nargs = PyTuple_GET_SIZE(args), n = PyDict_GET_SIZE(kwargs), at = 0;
+    if (nargs + n > 2 * MAX_SLOTS || !(names = PyTuple_New(n))) return 0;
+    for (Py_ssize_t i = 0; i < nargs; i++) stack[i] = PyTuple_GET_ITEM(args, i);
+    for (Py_ssize_t i = 0; PyDict_Next(kwargs, &at, &name, &value); i++) {
+        PyTuple_SET_ITEM(names, i, Py_NewRef(name));
+        stack[nargs + i] = value;
+    }
+    int ok = bind(plan, call, stack, nargs, names) && read_device(plan, &call->device) && build_key(plan, call);
+    Py_DECREF(names);
+    return ok;
+}
+
+// `learn` for a call without an entry, after the Python path has served it.
+static void learn_call(Launcher *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
     Call call;
     Plan *plan = self->plan;
     if (!plan) return;
     Py_INCREF(plan);
-    if (bind(plan, &call, args, nargs, kwnames) && read_device(plan, &call.device) && build_key(plan, &call))
-        learn(self, plan, &call, args, nargs, kwnames);
+    PyObject *tuple = PyTuple_New(nargs), *dict = PyDict_New();
+    for (Py_ssize_t i = 0; tuple && i < nargs; i++) PyTuple_SET_ITEM(tuple, i, Py_NewRef(args[i]));
+    for (Py_ssize_t i = 0; dict && kwnames && i < PyTuple_GET_SIZE(kwnames); i++)
+        if (PyDict_SetItem(dict, PyTuple_GET_ITEM(kwnames, i), args[nargs + i]) < 0) Py_CLEAR(dict);
+    // Where a pre_hook has changed a descriptor, only the miss path knows what it was.
+    if (tuple && dict && key_of(plan, &call, tuple, dict) && !(plan->before != Py_None && call.map_count))
+        learn(self, plan, &call, NULL, tuple, dict);
+    PyErr_Clear();
+    Py_XDECREF(tuple);
+    Py_XDECREF(dict);
     Py_DECREF(plan);
 }
 
+// Call the config's pre_hook. 1; 0 if the call is no longer one that the entry is for; -1 with an exception set.
+static int run_before(Plan *plan, Entry *entry, const Call *call, Call *after, PyObject *grid, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+    PyObject *values = passed_values(plan, call, 1);
+    PyObject *done = values ? PyObject_CallFunctionObjArgs(plan->before, entry->record, values, grid, NULL) : NULL;
+    Py_XDECREF(values);
+    if (!done) return -1;
+    Py_DECREF(done);
+    after->device = call->device;
+    if (!bind(plan, after, args, nargs, kwnames) || !build_key(plan, after)) return 0;
+    const uint64_t *words = entry->after ? entry->after : entry->words;
+    int n = entry->after ? entry->after_n : entry->n;
+    return after->n == n && !memcmp(words, after->words, n * sizeof *words);
+}
+
 static PyObject *launch_planned(Launcher *self, Plan *plan, PyObject *grid, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
-    Call call;
+    Call as_passed, after, *call = &as_passed;
     int64_t dims[3];
-    if (!bind(plan, &call, args, nargs, kwnames) || !read_device(plan, &call.device) || !build_key(plan, &call))
+    if (!bind(plan, call, args, nargs, kwnames) || !read_device(plan, &call->device) || !build_key(plan, call))
         return fall_back(self, grid, args, nargs, kwnames);
-    Entry *entry = find(plan, &call);
+    Entry *entry = find(plan, call);
     if (!entry || !entry->kernel) {
         int ask = entry ? entry->retry && !--entry->retry : plan->count < plan->limit;
         PyObject *result = fall_back(self, grid, args, nargs, kwnames);
-        if (result && ask) {
-            if (self->plan == plan) learn(self, plan, &call, args, nargs, kwnames);
-            else teach(self, args, nargs, kwnames);
-        }
+        if (result && ask) learn_call(self, args, nargs, kwnames);
         return result;
     }
     int is_function = 0;
@@ -891,8 +1090,18 @@ static PyObject *launch_planned(Launcher *self, Plan *plan, PyObject *grid, PyOb
         if (!(is_function = PyFunction_Check(grid))) return fall_back(self, grid, args, nargs, kwnames);
     }
     if (plan->tuner != Py_None && PyObject_SetAttr(plan->tuner, str_best_config, entry->config) < 0) return NULL;
-    if (is_function && !function_dims(plan, entry, &call, grid, dims)) return NULL;
-    PyObject *kernel = launch_entry(plan, entry, &call, dims);
+    if (plan->before != Py_None) {
+        PyObject *hook = PyObject_GetAttr(entry->config, str_pre_hook);
+        if (!hook) return NULL;
+        Py_DECREF(hook);
+        if (hook != Py_None) {
+            int same = run_before(plan, entry, call, &after, grid, args, nargs, kwnames);
+            if (same <= 0) return same < 0 ? NULL : fall_back(self, grid, args, nargs, kwnames);
+            call = &after;
+        }
+    }
+    if (is_function && !function_dims(plan, entry, call, grid, dims)) return NULL;
+    PyObject *kernel = launch_entry(plan, entry, call, dims);
     self->hits += kernel != NULL;
     return kernel;
 }
@@ -911,30 +1120,31 @@ static inline PyObject *launch(Launcher *self, PyObject *grid, PyObject *const *
 
 static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     PyObject *names, *defaults, *params, *param_slots, *runtime, *runtime_seen, *compilation, *hooks, *settings, *settings_seen;
-    PyObject *globals, *current_device, *stream, *tuner, *exact, *answer;
+    PyObject *globals, *current_device, *stream, *tuner, *exact, *answer, *encode, *before, *live;
     const char *flags;
     Py_ssize_t flag_count;
-    int positional, is_cuda, device_type;
+    int named_count, positional, is_cuda, device_type;
     unsigned int limit;
     unsigned long long functions[3];
-    static char *keywords[] = {"names", "flags", "defaults", "positional", "params", "param_slots", "runtime", "runtime_seen", "compilation",
+    static char *keywords[] = {"names", "flags", "defaults", "named_count", "positional", "params", "param_slots", "runtime", "runtime_seen", "compilation",
                                "hooks", "settings", "settings_seen", "globals", "current_device", "stream", "tuner", "exact", "answer",
-                               "is_cuda", "device_type", "limit", "driver", NULL};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!y#O!iO!O!O!OO!O!O!OO!OOOOOpiI(KKK)", keywords, &PyTuple_Type, &names, &flags, &flag_count,
-                                     &PyTuple_Type, &defaults, &positional, &PyTuple_Type, &params, &PyTuple_Type, &param_slots,
+                               "encode", "before", "live", "is_cuda", "device_type", "limit", "driver", NULL};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!y#O!iiO!O!O!OO!O!O!OO!OOOOOOOO!piI(KKK)", keywords, &PyTuple_Type, &names, &flags, &flag_count,
+                                     &PyTuple_Type, &defaults, &named_count, &positional, &PyTuple_Type, &params, &PyTuple_Type, &param_slots,
                                      &PyDict_Type, &runtime, &runtime_seen, &PyDict_Type, &compilation, &PyTuple_Type, &hooks,
                                      &PyDict_Type, &settings, &settings_seen, &PyTuple_Type, &globals, &current_device, &stream, &tuner,
-                                     &exact, &answer, &is_cuda, &device_type, &limit, &functions[0], &functions[1], &functions[2]))
+                                     &exact, &answer, &encode, &before, &PyTuple_Type, &live, &is_cuda, &device_type, &limit, &functions[0], &functions[1], &functions[2]))
         return NULL;
     Py_ssize_t n = PyTuple_GET_SIZE(names), param_count = PyTuple_GET_SIZE(params);
-    if (n > MAX_SLOTS || param_count > 2 * MAX_SLOTS || flag_count != n || PyTuple_GET_SIZE(defaults) != n || positional > n ||
+    if (n > MAX_SLOTS || param_count > 2 * MAX_SLOTS || flag_count != n || PyTuple_GET_SIZE(defaults) != n || positional > n || named_count > n ||
+        n + PyTuple_GET_SIZE(live) > MAX_SLOTS ||
         PyTuple_GET_SIZE(param_slots) != param_count || PyTuple_GET_SIZE(hooks) != 3 || !exchange) {
         PyErr_SetString(PyExc_ValueError, "parts of the plan do not fit each other, or there are too many arguments");
         return NULL;
     }
     Plan *self = (Plan *)type->tp_alloc(type, 0);
     if (!self) return NULL;
-    self->slot_count = (int)n, self->positional = positional, self->param_count = (int)param_count;
+    self->slot_count = (int)n, self->named_count = named_count, self->positional = positional, self->param_count = (int)param_count;
     self->is_cuda = is_cuda, self->device_type = device_type, self->limit = limit;
     memcpy(self->flags, flags, n);
     self->launch = (LaunchKernel)(uintptr_t)functions[0];
@@ -945,7 +1155,8 @@ static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
     self->runtime_seen = runtime_seen == Py_None ? NULL : Py_NewRef(runtime_seen);
     self->settings_seen = Py_NewRef(settings_seen), self->globals = Py_NewRef(globals), self->tuner = Py_NewRef(tuner);
     self->current_device = Py_NewRef(current_device), self->stream = Py_NewRef(stream);
-    self->exact = Py_NewRef(exact), self->answer = Py_NewRef(answer);
+    self->exact = Py_NewRef(exact), self->answer = Py_NewRef(answer), self->encode = Py_NewRef(encode);
+    self->before = Py_NewRef(before), self->live = Py_NewRef(live);
     for (int i = 0; i < 3; i++) {
         PyObject *list = PyTuple_GET_ITEM(hooks, i);
         self->hooks[i] = Py_NewRef(list);
@@ -955,6 +1166,10 @@ static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(globals) && !PyErr_Occurred(); i++) {
         PyObject *scope, *name, *value;
         if (PyArg_ParseTuple(PyTuple_GET_ITEM(globals, i), "O!UO", &PyDict_Type, &scope, &name, &value)) continue;
+    }
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(live) && !PyErr_Occurred(); i++) {
+        PyObject *name, *heuristic;
+        if (PyArg_ParseTuple(PyTuple_GET_ITEM(live, i), "UO", &name, &heuristic)) continue;
     }
     if (PyErr_Occurred()) Py_CLEAR(self);
     return (PyObject *)self;
@@ -966,6 +1181,7 @@ static int plan_traverse(Plan *self, visitproc visit, void *arg) {
     for (int i = 0; i < 3; i++) Py_VISIT(self->hooks[i]);
     Py_VISIT(self->settings); Py_VISIT(self->settings_seen); Py_VISIT(self->globals);
     Py_VISIT(self->current_device); Py_VISIT(self->stream); Py_VISIT(self->tuner); Py_VISIT(self->exact); Py_VISIT(self->answer);
+    Py_VISIT(self->encode); Py_VISIT(self->before); Py_VISIT(self->live);
     for (uint32_t i = 0; i < self->size; i++) {
         Entry *entry = self->table[i];
         if (!entry) continue;
@@ -990,7 +1206,8 @@ static void plan_dealloc(Plan *self) {
     for (int i = 0; i < 4; i++) Py_XDECREF(self->keywords[i].names);
     for (int i = 0; i < 3; i++) Py_XDECREF(self->hooks[i]);
     PyObject *owned[] = {self->names, self->defaults, self->params, self->runtime, self->runtime_seen, self->compilation, self->settings,
-                         self->settings_seen, self->globals, self->current_device, self->stream, self->tuner, self->exact, self->answer};
+                         self->settings_seen, self->globals, self->current_device, self->stream, self->tuner, self->exact, self->answer,
+                         self->encode, self->before, self->live};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) Py_XDECREF(owned[i]);
     Py_TYPE(self)->tp_free(self);
 }
@@ -1079,14 +1296,28 @@ static PyObject *launcher_serve(Launcher *self, PyObject *args) {
     Py_RETURN_NONE;
 }
 
-static PyObject *launcher_teach(Launcher *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
-    teach(self, args, nargs, kwnames);
+static PyObject *launcher_teach(Launcher *self, PyObject *from) {
+    PyObject *named, *args, *kwargs;
+    if (!PyArg_ParseTuple(from, "O!O!O!", &PyDict_Type, &named, &PyTuple_Type, &args, &PyDict_Type, &kwargs)) return NULL;
+    Plan *plan = self->plan;
+    PyObject *nothing = plan ? PyTuple_New(0) : NULL;
+    if (nothing) {
+        Call call, after;
+        Py_INCREF(plan);
+        int has_hook = plan->before != Py_None;
+        if (key_of(plan, &call, nothing, named) && (!has_hook || key_of(plan, &after, args, kwargs)))
+            learn(self, plan, &call, has_hook ? &after : NULL, nothing, named);
+        Py_DECREF(plan);
+        Py_DECREF(nothing);
+    }
+    PyErr_Clear();
     Py_RETURN_NONE;
 }
 
 static PyMethodDef launcher_methods[] = {
-    {"teach", (PyCFunction)(void (*)(void))launcher_teach, METH_FASTCALL | METH_KEYWORDS,
-     "teach(*args, **kwargs): learn how such a call, which the Python path has just made, is launched."},
+    {"teach", (PyCFunction)launcher_teach, METH_VARARGS,
+     "teach(named, args, kwargs): learn how a call that was passed `named` is launched; args and kwargs are the same, as a "
+     "pre_hook may have left it."},
     {"serve", (PyCFunction)launcher_serve, METH_VARARGS, "serve(fallback, plan): put a plan in force; None sends every call to the fallback."},
     {NULL},
 };
@@ -1167,19 +1398,16 @@ static PyTypeObject BoundType = {
 // ---- The module
 
 static PyObject *module_open(PyObject *module, PyObject *args) {
-    PyObject *tensor, *parameter, *dtype, *jit, *capsule;
-    if (!PyArg_ParseTuple(args, "O!O!O!O!O", &PyType_Type, &tensor, &PyType_Type, &parameter, &PyType_Type, &dtype, &PyType_Type, &jit, &capsule)) {
-        // torch's classes have metaclasses of their own.
-        PyErr_Clear();
-        if (!PyArg_ParseTuple(args, "OOOOO", &tensor, &parameter, &dtype, &jit, &capsule)) return NULL;
-    }
+    PyObject *tensor, *parameter, *dtype, *jit, *descriptor, *capsule;
+    if (!PyArg_ParseTuple(args, "OOOOOO", &tensor, &parameter, &dtype, &jit, &descriptor, &capsule)) return NULL;
     Exchange *found = dlpack_exchange(capsule);
     if (!found) return NULL;
-    if (!PyType_Check(tensor) || !PyType_Check(parameter) || !PyType_Check(dtype) || !PyType_Check(jit)) {
-        PyErr_SetString(PyExc_TypeError, "open(tensor, parameter, dtype, jit, capsule) takes four types");
+    if (!PyType_Check(tensor) || !PyType_Check(parameter) || !PyType_Check(dtype) || !PyType_Check(jit) || !PyType_Check(descriptor)) {
+        PyErr_SetString(PyExc_TypeError, "open(tensor, parameter, dtype, jit, descriptor, capsule) takes five types");
         return NULL;
     }
-    Py_INCREF(tensor), Py_INCREF(parameter), Py_INCREF(dtype), Py_INCREF(jit), Py_INCREF(capsule);
+    Py_INCREF(tensor), Py_INCREF(parameter), Py_INCREF(dtype), Py_INCREF(jit), Py_INCREF(descriptor), Py_INCREF(capsule);
+    descriptor_type = (PyTypeObject *)descriptor, descriptors_round = PyObject_HasAttr(descriptor, str_round);
     tensor_type = (PyTypeObject *)tensor, parameter_type = (PyTypeObject *)parameter;
     dtype_type = (PyTypeObject *)dtype, jit_type = (PyTypeObject *)jit;
     exchange = found;
@@ -1202,7 +1430,7 @@ static PyObject *module_read(PyObject *module, PyObject *value) {
 }
 
 static PyMethodDef module_methods[] = {
-    {"open", module_open, METH_VARARGS, "open(tensor, parameter, dtype, jit, capsule): the types to know, and torch's DLPack exchange."},
+    {"open", module_open, METH_VARARGS, "open(tensor, parameter, dtype, jit, descriptor, capsule): the types to know, and torch's DLPack exchange."},
     {"read", module_read, METH_O, "read(tensor): address, device type and ordinal, dimensions, type code, bits and lanes."},
     {"bind", (PyCFunction)(void (*)(void))module_bind, METH_FASTCALL, "bind(launcher, grid): a callable that takes the kernel's arguments."},
     {NULL},
@@ -1215,9 +1443,17 @@ PyMODINIT_FUNC PyInit__launch(void) {
     str_instrumentation = PyUnicode_InternFromString("instrumentation_mode");
     str_best_config = PyUnicode_InternFromString("best_config");
     str_dtype = PyUnicode_InternFromString("dtype");
+    str_base = PyUnicode_InternFromString("base");
+    str_shape = PyUnicode_InternFromString("shape");
+    str_strides = PyUnicode_InternFromString("strides");
+    str_block_shape = PyUnicode_InternFromString("block_shape");
+    str_padding = PyUnicode_InternFromString("padding");
+    str_round = PyUnicode_InternFromString("round_f32_to_tf32");
+    str_pre_hook = PyUnicode_InternFromString("pre_hook");
     zero = PyLong_FromLong(0);
     interned = PyDict_New();
-    if (!str_current || !str_instrumentation || !str_best_config || !str_dtype || !zero || !interned) return NULL;
+    // Only for want of memory does one of them fail.
+    if (PyErr_Occurred() || !zero || !interned) return NULL;
     if (PyType_Ready(&PlanType) < 0 || PyType_Ready(&LauncherType) < 0 || PyType_Ready(&BoundType) < 0) return NULL;
     PyObject *module = PyModule_Create(&definition);
     if (!module) return NULL;

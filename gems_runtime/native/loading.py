@@ -11,6 +11,7 @@ from types import ModuleType
 import torch
 import triton.language as tl
 from triton.runtime.jit import JITFunction
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from gems_runtime import settings
 from gems_runtime.native.build import LAUNCH, BuildError
@@ -19,7 +20,7 @@ from gems_runtime.native.selftest import fault_of
 
 _log = logging.getLogger(__name__)
 # The number that launch.c has for what the two sides pass each other.
-_INTERFACE = 1
+_INTERFACE = 2
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def _load() -> _State:
         found, origin = find(LAUNCH)
         if found.INTERFACE != _INTERFACE:
             raise ImportError(f"{found.__file__} has interface {found.INTERFACE}, {_INTERFACE} is wanted; install the package again")
-        found.open(torch.Tensor, torch.nn.Parameter, tl.dtype, JITFunction, capsule)
+        found.open(torch.Tensor, torch.nn.Parameter, tl.dtype, JITFunction, TensorDescriptor, capsule)
     except (BuildError, ImportError, ValueError) as error:
         _log.warning("launches are made from Python, because the native module cannot be had: %s", error)
         return _State(None, str(error))

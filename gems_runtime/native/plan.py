@@ -10,9 +10,9 @@ from types import ModuleType
 
 import triton
 
-from gems_runtime import device
+from gems_runtime import compat, device
 from gems_runtime.grid import answer
-from gems_runtime.launch import Entry
+from gems_runtime.launch import Entry, call_pre_hook
 from gems_runtime.signature import UNSET, Shape
 
 # The flags of a slot in launch.c: in the key by type and value; by class and value; may be left out.
@@ -22,8 +22,8 @@ DEVICE_TYPES = {"cpu": 1, "cuda": 2}
 _MAX_SLOTS = 128
 # Above it Triton 3.8's launcher sets an attribute of its own.
 _MAX_SHARED = 228 * 1024
-# A cluster of 16 needs an attribute set on the function, which Triton's launcher does at each launch.
-_MAX_CLUSTER = 8
+# A larger cluster is not portable: the function must allow it.
+_PORTABLE_CLUSTER, _MAX_CLUSTER, _ALLOW_CLUSTER = 8, 16, 14
 
 Values = dict[str, object]
 
@@ -32,7 +32,7 @@ def plan_of(module: ModuleType, shape: Shape, bound: Values, limit: int) -> obje
     """The plan for calls of this shape, `bound` being what its launch text is bound to; None if the Python path must see each."""
     slots = slot_names(shape)
     place = device.torch_device().type
-    if shape.live or shape.has_pre_hooks or len(slots) > _MAX_SLOTS or place not in DEVICE_TYPES:
+    if len(slots) + len(shape.live) > _MAX_SLOTS or place not in DEVICE_TYPES or triton.runtime.driver.active.get_current_target().backend != "cuda":
         return None
     params = {p.name: p for p in shape.params}
     flags = [_flags(shape, name) for name in slots]
@@ -40,6 +40,7 @@ def plan_of(module: ModuleType, shape: Shape, bound: Values, limit: int) -> obje
         names=slots,
         flags=bytes(flags),
         defaults=tuple(params[name].default if name in params and flag & OPTIONAL else None for name, flag in zip(slots, flags)),
+        named_count=len(shape.passed()),
         positional=next((i for i, p in enumerate(shape.params) if p.supplied), len(shape.params)),
         params=tuple(params),
         param_slots=tuple(-1 if p.supplied else slots.index(p.name) for p in shape.params),
@@ -55,6 +56,9 @@ def plan_of(module: ModuleType, shape: Shape, bound: Values, limit: int) -> obje
         tuner=bound["_tuner"],
         exact=bound["_exact"],
         answer=answer,
+        encode=compat.encoded_map,
+        before=functools.partial(call_pre_hook, shape.hook_sees) if shape.has_pre_hooks else None,
+        live=tuple((name, bound["_heuristics"][name]) for name in shape.live),
         is_cuda=place == "cuda" and device.is_torchs(),
         device_type=DEVICE_TYPES[place],
         limit=limit,
@@ -70,6 +74,11 @@ def launch_of(shape: Shape, record: Entry) -> tuple[object, ...] | bool:
     warps, clusters, shared = kernel.packed_metadata
     if clusters > _MAX_CLUSTER or shared > _MAX_SHARED:
         return False
+    if any(ty.startswith("tensordesc") for ty in kernel.src.signature.values()) and not compat.encodes_maps(kernel):
+        return False
+    if clusters > _PORTABLE_CLUSTER:
+        # Triton's launcher says so at each launch; a function remembers it.
+        _library(triton.knobs.nvidia.libcuda_path).cuFuncSetAttribute(ctypes.c_void_p(kernel.function), _ALLOW_CLUSTER, 1)
     slots = {name: i for i, name in enumerate(slot_names(shape))}
     arguments = tuple((slots[name], ty) for name, ty in kernel.src.signature.items() if ty != "constexpr")
     run = kernel.run
@@ -92,8 +101,13 @@ def _flags(shape: Shape, name: str) -> int:
 
 
 @functools.cache
+def _library(folder: str | None) -> ctypes.CDLL:
+    """The driver's library that Triton's launcher uses."""
+    return ctypes.CDLL(os.path.join(folder, "libcuda.so.1") if folder else "libcuda.so.1")
+
+
+@functools.cache
 def _driver(folder: str | None) -> tuple[int, ...]:
-    """Addresses of the driver's functions, from the library that Triton's launcher uses."""
-    library = ctypes.CDLL(os.path.join(folder, "libcuda.so.1") if folder else "libcuda.so.1")
+    """Addresses of the driver's functions."""
     names = ("cuLaunchKernelEx", "cuGetErrorString", "cuCtxGetDevice")
-    return tuple(ctypes.cast(getattr(library, name), ctypes.c_void_p).value for name in names)
+    return tuple(ctypes.cast(getattr(_library(folder), name), ctypes.c_void_p).value for name in names)
