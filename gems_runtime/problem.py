@@ -27,8 +27,6 @@ _log = logging.getLogger(__name__)
 _TOP = 5
 # For how long what others publish may go unseen where a neighbour is looked for.
 _LISTED_S = 60.0
-# The `source` of a decision that a user has set by hand.
-PINNED = "pinned"
 
 
 class Problem:
@@ -99,7 +97,7 @@ class Problem:
         config = self.stored()
         if config is None:
             return self._decide(anew=True)
-        if self.decision.source == PINNED:
+        if self._store.pinned(self.key) is not None:
             return config
         return self._decide(anew=True, incumbent=self.candidates.index(config))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,6 @@ from void_device import KERNEL, bench, device_with, forget, load
 from gems_runtime import LibEntry, device, modes, seal, settings, stats, store, tune_mode, tuner
 from gems_runtime.errors import SealBroken, StoreMiss, UsageError
 from gems_runtime.launch import count_compiles
-from gems_runtime.problem import PINNED
 from gems_runtime.records import Decision
 from gems_runtime.settings import Mode
 
@@ -73,7 +71,7 @@ def test_a_pinned_decision_is_kept_through_refresh(tmp_path: Path) -> None:
     kernel = load(tmp_path).kernel
     prime(kernel)
     (decision,) = (r for r in store.current().records() if isinstance(r, Decision))
-    store.current().publish(replace(decision, source=PINNED))
+    store.current().overrides.pin(decision)
     assert refreshed(kernel, 3.0, 2.0, 1.0) == 64 and bench.count == 0
 
 

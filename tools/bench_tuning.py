@@ -1,0 +1,91 @@
+"""How well the tuner chooses, and what warming costs: the tuning rows of tools/bench store."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import triton
+
+import flag_gems
+from gems_runtime import bench, settings, tuner
+from gems_runtime.candidates import LAUNCH_ERRORS
+from gems_runtime.fingerprint import config_fields
+from gems_runtime.records import canonical
+
+# Matrix products of 7B and 70B models: projections and feed-forward layers, from one small batch to a long prompt.
+_WEIGHTS = ((4096, 4096), (11008, 4096), (4096, 11008), (8192, 8192), (28672, 8192), (1024, 8192))
+SHAPES = [(m, n, k) for n, k in _WEIGHTS for m in (64, 256, 1024, 2048, 4096)]
+# Rounds of all candidates, two launches each: 1 % of noise in a median of 60.
+_ROUND_MS = 400.0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the tuner chose for a shape, beside every candidate timed for long and in rounds."""
+
+    shape: tuple[int, int, int]
+    chosen: str
+    best: str
+    regret: float
+    benchmarks: int
+
+
+def choices(shapes: list[tuple[int, int, int]] = SHAPES) -> list[Choice]:
+    """Tune a cold matrix product of every shape, then time its candidates exhaustively."""
+    found: list[Choice] = []
+    with tempfile.TemporaryDirectory() as folder, settings.override(cache_dir=Path(folder)), flag_gems.use_gems(include=["mm"]):
+        for shape in shapes:
+            seen: list[tuner.Choice] = []
+            m, n, k = shape
+            a, b = torch.randn(m, k, device="cuda", dtype=torch.bfloat16), torch.randn(k, n, device="cuda", dtype=torch.bfloat16)
+            with tuner.watching(seen.append):
+                a @ b
+            found += [_judged(shape, choice) for choice in seen if choice.source == "tuned"]
+    return found
+
+
+def _judged(shape: tuple[int, int, int], choice: tuner.Choice) -> Choice:
+    call, working, timer = choice.problem.call, [], bench.ColdTimer()
+    for config in choice.problem.candidates:
+        try:
+            call.launch(config)()
+        except LAUNCH_ERRORS:
+            continue
+        working.append(config)
+    timings = timer.compare([call.launch(config) for config in working], _ROUND_MS)
+    times = {_name(config): timing.p50_us for config, timing in zip(working, timings)}
+    best = min(times, key=times.__getitem__)
+    chosen = _name(choice.config)
+    return Choice(shape, chosen, best, times[chosen] / times[best] - 1, len(working))
+
+
+def _name(config: triton.Config) -> str:
+    return canonical(config_fields(config))
+
+
+def choosing() -> Iterator[tuple[str, float, str, float | None]]:
+    """Rows: what, value, unit, bound."""
+    found = choices()
+    regrets = [choice.regret for choice in found]
+    yield f"regret of the chosen config, median of {len(found)} mm shapes", 100 * statistics.median(regrets), "%", 2.0
+    yield "the same, largest", 100 * max(regrets), "%", None
+    yield "shapes where another config is the fastest by more than 1 %", sum(r > 0.01 for r in regrets), "", None
+    for choice in sorted(found, key=lambda one: -one.regret)[:3]:
+        print("x".join(map(str, choice.shape)), f"{100 * choice.regret:.1f} %", choice.chosen, "best", choice.best, flush=True)
+
+
+def crew_command(*more: str) -> list[str]:
+    """A warm of every shape above by `gems-cache`."""
+    shapes = [word for shape in SHAPES for word in ("--shape", "x".join(map(str, shape)))]
+    return ["-m", "gems_runtime", "warm", "mm", *shapes, "--json", *more]
+
+
+def clean_environment(folder: Path) -> dict[str, str]:
+    """The environment of a warm that finds nothing done."""
+    return {**os.environ, "GEMS_CACHE_DIR": str(folder / "gems"), "TRITON_CACHE_DIR": str(folder / "triton")}
