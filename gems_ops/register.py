@@ -178,7 +178,7 @@ def _check_tensor(op: Op, name: str, t: Tensor, allowed: frozenset[torch.dtype],
         raise Declined(f"{name} has dtype {t.dtype}")
     if t.device.type != here.type and not (op.scalars and t.device.type == "cpu" and t.dim() == 0):
         raise Declined(f"{name} is on {t.device}, kernels run on {here.type}")
-    if t.numel() == 0:
+    if t.numel() == 0 and name not in op.may_be_empty:
         raise Declined(f"{name} is empty")
     if t.is_neg():
         raise Declined(f"{name} has its neg bit set")

@@ -11,6 +11,9 @@ from gems_ops.pointwise import (  # noqa: F401  their declarations fill the regi
     comparison,
     functions,
     gradients,
+    halves,
+    moves,
     rounding,
     select,
+    triangle,
 )

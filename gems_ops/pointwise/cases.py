@@ -90,6 +90,11 @@ def with_numbers(*numbers: object, low: float = -3.0, high: float = 3.0) -> Samp
     return make
 
 
+def fitting(*numbers: object) -> Samples:
+    """As `with_numbers`, for an operator that does not look at what the tensor holds."""
+    return plain(with_numbers(*numbers))
+
+
 def number_first(number: object, low: float = -3.0, high: float = 3.0) -> Samples:
     """A number, then a tensor."""
 

@@ -42,7 +42,7 @@ def pointwise(
     """Declare `name`; the decorated function takes the schema's arguments, in the compute dtype, and gives one element.
 
     It gives a tuple for an operator of several results. `raw` names tensors that keep their own dtype, `promoting`
-    numbers that, like all other tensors, take part in type promotion, whose kind `promotion` is; `fixed` are numbers
+    numbers (or raw tensors) that, like all other tensors, take part in type promotion, whose kind `promotion` is; `fixed` are numbers
     that are compiled in, `keyed` those that `when` looks at, which gets the arguments and gives a reason to leave the
     call to the native kernel, or None; `rounded` says that ATen rounds numbers to the common dtype, `contiguous` that
     the result never follows the operands' layout, `order` names the operands in the order in which ATen looks at their
