@@ -9,4 +9,5 @@ import gems_ops.pointwise  # noqa: F401
 import gems_ops.random  # noqa: F401
 import gems_ops.reduce  # noqa: F401
 import gems_ops.rows  # noqa: F401
+import gems_ops.scan  # noqa: F401
 import gems_ops.shape  # noqa: F401

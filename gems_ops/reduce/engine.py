@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import prod
 
 import torch
@@ -10,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gems_ops.layout import INT32_EXTENT, contiguous_strides
-from gems_ops.op import result_buffer
+from gems_ops.op import Declined, result_buffer
 from gems_ops.plan import Code, Plan, Planned
 from gems_ops.reduce.geometry import ONE, Geometry, Tiling, geometry, reduced_dims, result_shape, tiling
 from gems_ops.reduce.kernels import _reduce_kernel, _reduce_strided_kernel
@@ -24,6 +26,10 @@ TL = {
 
 
 SM_COUNT_UNKNOWN = 132  # of an H100 or H200, where kernels are compiled for a target that is not here
+_POSITIONS = ("argmax", "argmin")
+# Where the values of a state are read or written, one to three; None for those that nobody wants.
+Places = tuple[Code | None, ...]
+_STATES = {"both": 2, "argmax": 2, "argmin": 2, "logsum": 2, "moments": 3}
 
 
 @functools.cache
@@ -36,48 +42,84 @@ def sm_count() -> int:
     return _sm_count(device.current_index())
 
 
-def accumulator(dtype: torch.dtype, how: str) -> torch.dtype:
-    """The type that a reduction with results of `dtype` adds or compares in."""
-    if dtype == torch.float64:
-        return torch.float64
-    if dtype.is_floating_point:
-        return torch.float32
-    return torch.int32 if how == "max" and dtype != torch.int64 else torch.int64
+@dataclass(frozen=True)
+class Fold:
+    """One way to reduce, in the words of `folds`."""
+
+    how: str  # how states combine
+    each: str = "same"  # what an element becomes first
+    finish: str = "state"  # what becomes of the last state
+    parameter: float = 0.0  # of `each` or `finish`; for a mean, the number of elements
+
+    def stages(self) -> tuple[Fold, Fold]:
+        """The same reduction in two: elements to states, states to results."""
+        return Fold(self.how, self.each, "state", self.parameter), Fold(self.how, "state", self.finish, self.parameter)
+
+    def accumulator(self, dtype: torch.dtype) -> torch.dtype:
+        """The type that elements of `dtype` are added or compared in."""
+        if self.each == "nonzero":
+            return torch.int64 if self.how == "add" else torch.int32
+        if dtype == torch.float64:
+            return torch.float64
+        if dtype.is_floating_point:
+            return torch.float32
+        return torch.int64 if self.how in ("add", "mul") or dtype == torch.int64 else torch.int32
 
 
 def plan_reduction(
-    plan: Plan, x: Tensor, dim: int | list[int] | None, keepdim: bool, dtype: torch.dtype, how: str
-) -> Planned:
-    """The plan finished for a tensor like `x`, which it calls x; `dtype` is the result's. Raises Declined."""
+    plan: Plan, x: Tensor, dim: int | Sequence[int] | None, keepdim: bool, fold: Fold, cast: torch.dtype,
+    results: Sequence[torch.dtype | None], strides: Sequence[int] | None = None,
+) -> Planned:  # fmt: skip
+    """The plan finished for a tensor like `x`, which it calls x, of other strides where they are given. Raises Declined.
+
+    Elements become `cast` before anything else. `results` are the types of the values of the last state, None for one
+    that is not wanted; the plan gives back those that are.
+    """
     reduced = reduced_dims(dim, x.dim())
     shape = result_shape(x.shape, reduced, keepdim)
-    for out in plan.outs:
+    wanted = [dtype for dtype in results if dtype is not None]
+    for out, dtype in zip(plan.outs, wanted, strict=bool(plan.outs)):
         result_buffer(out, shape, dtype, x.device)
-    strides = plan.outs[0].stride() if plan.outs else contiguous_strides(shape)
+    to = one_layout(plan.outs) if plan.outs else contiguous_strides(shape)
     if keepdim:
-        strides = [s for d, s in enumerate(strides) if d not in reduced]
-    result = plan.result(shape, dtype, x.device)
-    launch(plan, Code("x"), result, geometry(x.shape, x.stride(), strides, reduced), dtype, how, x.device)
-    return plan.build(result)
+        to = tuple(s for d, s in enumerate(to) if d not in reduced)
+    names = [plan.result(shape, dtype, x.device, i) for i, dtype in enumerate(wanted)]
+    places = iter(names)
+    codes = tuple(None if dtype is None else next(places) for dtype in results)
+    g = geometry(x.shape, x.stride() if strides is None else strides, to, reduced)
+    launch(plan, (Code("x"),), codes, g, fold, cast, x.device)
+    return plan.build(names[0] if len(names) == 1 else f"({', '.join(names)})")
 
 
-def launch(plan: Plan, x: Code, out: Code, g: Geometry, dtype: torch.dtype, how: str, where: torch.device) -> None:
-    """Plan the launches for one geometry: `how` is sum, mean or max."""
+def one_layout(outs: Sequence[Tensor]) -> tuple[int, ...]:
+    """The strides of several outputs. Declines different ones: a kernel has one set of strides for all."""
+    if any(out.stride() != outs[0].stride() for out in outs):
+        raise Declined("out= tensors have different strides")
+    return outs[0].stride()
+
+
+def launch(plan: Plan, x: Places, out: Places, g: Geometry, fold: Fold, cast: torch.dtype, where: torch.device) -> None:
+    """Plan the launches for one geometry."""
+    if fold.finish == "mean":
+        fold = replace(fold, parameter=g.n_reduced)
     t = tiling(g, sm_count(), device.interpreted())
-    acc = accumulator(dtype, how)
+    acc = fold.accumulator(cast)
+    wide = g.extent > INT32_EXTENT
     if t.splits == 1:
-        _stage(plan, x, out, g, t, dtype, acc, how)
+        _stage(plan, x, out, g, t, fold, cast, acc, wide)
         return
     n_outputs = g.col.size * prod(a.size for a in g.batch)
-    partial = plan.empty("stage", (t.splits, n_outputs), acc, where)
-    _stage(plan, x, partial, g.numbered(), t, dtype, acc, "sum" if how == "mean" else how, out_stride_split=n_outputs)
+    types = (acc, torch.int64 if fold.how in _POSITIONS else acc, acc)[: _STATES.get(fold.how, 1)]
+    states = tuple(plan.empty(f"stage{i}", (t.splits, n_outputs), dtype, where) for i, dtype in enumerate(types))
+    first, second = fold.stages()
+    _stage(plan, x, states, g.numbered(), t, first, cast, acc, wide, out_stride_split=n_outputs)
     g2 = g.of_partials(t.splits)
-    _stage(plan, partial, out, g2, tiling(g2, 1, device.interpreted()), acc, acc, how, divisor=g.n_reduced)
+    _stage(plan, states, out, g2, tiling(g2, 1, device.interpreted()), second, acc, acc, wide)
 
 
 def _stage(
-    plan: Plan, x: Code, out: Code, g: Geometry, t: Tiling, cast: torch.dtype, acc: torch.dtype, how: str,
-    out_stride_split: int = 0, divisor: int = 0,
+    plan: Plan, x: Places, out: Places, g: Geometry, t: Tiling, fold: Fold, cast: torch.dtype, acc: torch.dtype, wide: bool,
+    out_stride_split: int = 0,
 ) -> None:  # fmt: skip
     """One launch of the short kernel where the geometry fits it, else of the long one."""
     col, n = g.col, g.n
@@ -92,11 +134,13 @@ def _stage(
             *(a.out for a in b), n.size, n.x, *(a.size for a in r), *(a.x for a in r),
         )  # fmt: skip
         kernel = _reduce_strided_kernel
-    constants = (TL[cast], TL[acc], how, g.extent > INT32_EXTENT, t.block_m, t.block_n)
-    numbers = (*layout, t.steps_per_split, divisor or g.n_reduced)
-    plan.launch(kernel, (t.programs, t.splits), x, out, *numbers, *constants, num_warps=t.num_warps)
+    constants = (TL[cast], TL[acc], fold.each, fold.how, fold.finish, wide, t.block_m, t.block_n)
+    numbers = (*layout, t.steps_per_split, fold.parameter)
+    places = (*(*x, None, None)[:3], *(*out, None, None)[:3])
+    plan.launch(kernel, (t.programs, t.splits), *places, *numbers, *constants, num_warps=t.num_warps)
 
 
 def add_rows(plan: Plan, rows: Code, out: Code, shape: tuple[int, int], where: torch.device) -> None:
     """Plan to write the sum of the rows of a dense float32 matrix to `out`, which has a row's elements in any floating type."""
-    launch(plan, rows, out, geometry(shape, (shape[1], 1), (1,), frozenset({0})), torch.float32, "sum", where)
+    g = geometry(shape, (shape[1], 1), (1,), frozenset({0}))
+    launch(plan, (rows,), (out,), g, Fold("add"), torch.float32, where)

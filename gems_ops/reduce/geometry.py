@@ -81,10 +81,7 @@ class Tiling:
     programs: int
     splits: int
     steps_per_split: int
-
-    @property
-    def num_warps(self) -> int:
-        return max(1, min(8, self.block_m * self.block_n // 512))
+    num_warps: int
 
 
 def reduced_dims(dim: int | Sequence[int] | None, rank: int) -> frozenset[int]:
@@ -137,8 +134,9 @@ def _take(axes: list[Axis], nearest: bool) -> Axis:
 
 
 def tiling(g: Geometry, sm_count: int, interpreted: bool) -> Tiling:
-    """Tiles that fill the machine; the reduction is split across programs where the outputs alone do not."""
-    tile, want = (INTERPRETER_TILE, 1) if interpreted else (TILE, sm_count * PROGRAMS_PER_SM)
+    """Tiles that fill the machine, which one multiprocessor stands for in a second stage: that is never split."""
+    tile = INTERPRETER_TILE if interpreted else TILE
+    want = 1 if interpreted or sm_count == 1 else sm_count * PROGRAMS_PER_SM
     batches = prod(a.size for a in g.batch)
     n_pow2, col_pow2 = triton.next_power_of_2(g.n.size), triton.next_power_of_2(g.col.size)
     if g.columns_first and not interpreted:
@@ -150,9 +148,15 @@ def tiling(g: Geometry, sm_count: int, interpreted: bool) -> Tiling:
         block_m = min(col_pow2, tile // block_n)
     while block_m > (COLUMNS if g.columns_first else 1) and batches * triton.cdiv(g.col.size, block_m) < want:
         block_m //= 2
-    programs = batches * triton.cdiv(g.col.size, block_m)
+    return cut(g, block_m, block_n, want)
+
+
+def cut(g: Geometry, block_m: int, block_n: int, want: int) -> Tiling:
+    """Tiles of this size, and about `want` programs: each reduction is shared by several where outputs are few."""
+    programs = prod(a.size for a in g.batch) * triton.cdiv(g.col.size, block_m)
     steps = triton.cdiv(g.n.size, block_n) * prod(a.size for a in g.outer)
     # at least two tiles each, so that the second stage stays small beside the first
-    splits = max(1, min(want // programs, steps // 2)) if sm_count > 1 else 1
+    splits = max(1, min(want // programs, steps // 2))
     per_split = triton.cdiv(steps, splits)
-    return Tiling(block_m, block_n, programs, triton.cdiv(steps, per_split), per_split)
+    num_warps = max(1, min(8, block_m * block_n // 512))
+    return Tiling(block_m, block_n, programs, triton.cdiv(steps, per_split), per_split, num_warps)

@@ -1,0 +1,130 @@
+"""Plans scans along one dimension: one launch, or two where few rows are long. The same bits on every run.
+
+In two launches the parts of a row are first reduced; then every program combines the states of the parts before its
+own, always in the same order, and scans from there. Nobody waits for anybody, which a single pass would have to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import triton
+from torch import Tensor
+
+from gems_ops.layout import INT32_EXTENT, contiguous_strides, extent
+from gems_ops.op import Declined, result_buffer
+from gems_ops.plan import Code, Plan, Planned
+from gems_ops.reduce.engine import TL, sm_count
+from gems_ops.rows.tiling import Rows, RowStrides, read_rows, rows_of, strides_along
+from gems_ops.scan.kernels import _part_kernel, _scan_kernel
+from gems_runtime import device
+
+TILE = 4096  # elements of a tile of short rows
+LONGEST = 8192  # elements of a row in one tile
+ACROSS = (32, 64)  # tile of rows that are neighbours in memory
+MOST_PARTS = 1024
+PROGRAMS_PER_SM = 2
+_TWO_VALUES = ("latest_max", "latest_min", "logsum")
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How rows are cut into programs. `part` elements of a row are one program's."""
+
+    block_r: int
+    block_n: int
+    programs: int
+    parts: int
+    part: int
+    num_warps: int
+
+
+def tiling(rows: Rows, across: bool, processors: int) -> Tiling:
+    """Tiles that fill a machine of so many multiprocessors (0: one that pays per program); rows are cut where there are too few."""
+    n_pow2, rows_pow2 = triton.next_power_of_2(rows.n_cols), triton.next_power_of_2(rows.n_rows)
+    if across:
+        block_r, block_n = min(ACROSS[0], rows_pow2), min(ACROSS[1], n_pow2)
+    else:
+        block_n = min(n_pow2, LONGEST)
+        block_r = min(rows_pow2, max(1, TILE // block_n))
+        while block_r > 1 and triton.cdiv(rows.n_rows, block_r) < PROGRAMS_PER_SM * processors:
+            block_r //= 2
+    programs = triton.cdiv(rows.n_rows, block_r)
+    # else reading twice costs more than it brings
+    parts = PROGRAMS_PER_SM * processors // programs if programs < processors else 1
+    return cut(rows, block_r, block_n, min(parts, MOST_PARTS))
+
+
+def cut(rows: Rows, block_r: int, block_n: int, parts: int) -> Tiling:
+    """Tiles of this size; rows in about so many parts, of two tiles or more."""
+    programs, steps = triton.cdiv(rows.n_rows, block_r), triton.cdiv(rows.n_cols, block_n)
+    per_part = triton.cdiv(steps, max(1, min(parts, steps // 2)))
+    num_warps = max(1, min(8, block_r * block_n // 512))
+    return Tiling(block_r, block_n, programs, triton.cdiv(steps, per_part), per_part * block_n, num_warps)
+
+
+def accumulator(dtype: torch.dtype, how: str) -> torch.dtype:
+    """The type that a scan of `dtype` adds or compares in."""
+    if dtype == torch.float64 or dtype == torch.int64:
+        return dtype
+    if dtype.is_floating_point:
+        return torch.float32
+    return torch.int64 if how in ("add", "mul") else torch.int32
+
+
+def plan_scan(
+    plan: Plan, x: Tensor, dim: int, how: str, cast: torch.dtype, results: Sequence[torch.dtype], in_place: bool = False
+) -> Planned:
+    """The plan finished for a tensor like `x`, which it calls x. `results` are the types of values and positions."""
+    rows = rows_of(x.shape, dim)
+    for out, dtype in zip(plan.outs, results, strict=bool(plan.outs)):
+        result_buffer(out, x.shape, dtype, x.device)
+    if in_place and results[0] != x.dtype:
+        raise Declined(f"{x.dtype} cannot hold a result of {results[0]}")
+    to = _written(x, plan.outs, dim, rows, in_place)
+    # what is scanned may be a copy, but not in place
+    strides = to if in_place else read_rows(plan, "x", x, dim, rows)
+    outs = [Code("x")] if in_place else [plan.result(x.shape, dtype, x.device, i) for i, dtype in enumerate(results)]
+    _launches(plan, rows, strides, to, outs, how, cast, x)
+    return plan.build(outs[0] if len(outs) == 1 else f"({', '.join(outs)})")
+
+
+def _written(x: Tensor, outs: Sequence[Tensor], dim: int, rows: Rows, in_place: bool) -> RowStrides:
+    """The strides that write results as `rows`. Declines outputs that cannot be."""
+    targets = [x] if in_place else outs
+    found = {strides_along(t.shape, t.stride(), dim, rows) for t in targets}
+    if not found:
+        return strides_along(x.shape, contiguous_strides(x.shape), dim, rows)
+    if None in found or len(found) > 1:
+        raise Declined("out= tensors cannot be written as rows of one kind")
+    return found.pop()
+
+
+def _launches(
+    plan: Plan, rows: Rows, strides: RowStrides, to: RowStrides, outs: Sequence[Code], how: str, cast: torch.dtype, x: Tensor
+) -> None:
+    """One launch, or with parts two."""
+    step = strides[1] if rows.inner > 1 else strides[0]
+    across = 0 < step < strides[2] and rows.n_rows > 1
+    t = tiling(rows, across, 0 if device.interpreted() else sm_count())
+    acc = accumulator(cast, how)
+    wide = max(rows.n_cols * max(strides[2], to[2], 1), extent(x.shape, x.stride())) > INT32_EXTENT
+    sizes = (rows.n_rows, rows.n_cols, rows.inner)
+    constants = (TL[cast], TL[acc], how)
+    a = b = None
+    if t.parts > 1:
+        a = plan.empty("before", (t.parts, rows.n_rows), acc, x.device)
+        if how in _TWO_VALUES:
+            b = plan.empty("before1", (t.parts, rows.n_rows), acc if how == "logsum" else torch.int64, x.device)
+        plan.launch(
+            _part_kernel, (t.programs, t.parts - 1), Code("x"), a, b, *sizes, *strides, t.part, *constants, wide,
+            t.block_r, t.block_n, num_warps=t.num_warps,
+        )  # fmt: skip
+    places = (Code("x"), a, b, *(*outs, None)[:2])
+    plan.launch(
+        _scan_kernel, (t.programs, t.parts), *places, *sizes, *strides, *to, t.part, *constants,
+        "log" if how == "logsum" else "state", wide, t.parts == 1 and t.block_n >= rows.n_cols,
+        t.block_r, t.block_n, triton.next_power_of_2(t.parts), num_warps=t.num_warps,
+    )  # fmt: skip

@@ -1,0 +1,97 @@
+"""Two kernels: the states of parts of long rows, and the scan of a part from the states of those before it.
+
+A tile is [BLOCK_R rows, BLOCK_N elements along them]; neighbours in memory may be elements of a row or rows. A program
+walks along its part of its rows and carries one state for each.
+"""
+
+import triton
+import triton.language as tl
+
+from gems_ops.reduce.folds import finished
+from gems_ops.scan.steps import column, combine, element, identity, scanned, total
+from gems_runtime import LibEntry
+
+
+@triton.jit
+def _first_elements(ptr, rows, inner, stride_outer, stride_inner):
+    """Pointers [R, 1] to the first elements of rows, which are counted as (outer, inner)."""
+    return ptr + (rows // inner * stride_outer + rows % inner * stride_inner)[:, None]
+
+
+@LibEntry
+@triton.jit
+def _part_kernel(
+    x_ptr, a_ptr, b_ptr, n_rows, n, inner, x_outer, x_inner, x_stride, part,
+    CAST: tl.constexpr, ACC: tl.constexpr, HOW: tl.constexpr, WIDE: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """States of whole parts, [parts, rows]. Grid: (blocks of rows, parts); the last part is not asked for."""
+    index: tl.constexpr = tl.int64 if WIDE else tl.int32
+    rows = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
+    in_rows = (rows < n_rows)[:, None]
+    x_rows = _first_elements(x_ptr, rows, inner, x_outer, x_inner)
+    lane = tl.arange(0, BLOCK_N)[None, :]
+    first = tl.program_id(1).to(index) * part
+    a, b = element(tl.zeros((BLOCK_R, BLOCK_N), ACC), lane < 0, first + lane, ACC, HOW)
+    for start in range(first, first + part, BLOCK_N):
+        i = start + lane
+        x, y = element(tl.load(x_rows + i * x_stride, mask=in_rows, other=0).to(CAST), in_rows, i, ACC, HOW)
+        a, b = combine(a, b, x, y, HOW)
+    a, b = total(a, b, HOW)
+    at = tl.program_id(1).to(tl.int64) * n_rows + rows[:, None]
+    tl.store(a_ptr + at, a, mask=in_rows)
+    if b_ptr is not None:
+        tl.store(b_ptr + at, b, mask=in_rows)
+
+
+@triton.jit
+def _before(
+    a_ptr, b_ptr, rows, n_rows, ACC: tl.constexpr, HOW: tl.constexpr, INDEX: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_P: tl.constexpr,
+):  # fmt: skip
+    """The states [R, 1] of all parts before this program's: identities for the first part."""
+    part = tl.arange(0, BLOCK_P)[None, :]
+    ok = (rows < n_rows)[:, None] & (part < tl.program_id(1))
+    at = part.to(tl.int64) * n_rows + rows[:, None]
+    x = tl.zeros((BLOCK_R, BLOCK_P), ACC)
+    if a_ptr is not None:
+        x = tl.load(a_ptr + at, mask=ok, other=0)
+    x, y = element(x, ok, tl.zeros((1, BLOCK_P), INDEX), ACC, HOW)
+    if b_ptr is not None:
+        y = tl.load(b_ptr + at, mask=ok, other=0).to(y.dtype)
+    return total(x, y, HOW)
+
+
+@LibEntry
+@triton.jit
+def _scan_kernel(
+    x_ptr, a_ptr, b_ptr, out_ptr, position_ptr, n_rows, n, inner, x_outer, x_inner, x_stride,
+    out_outer, out_inner, out_stride, part,
+    CAST: tl.constexpr, ACC: tl.constexpr, HOW: tl.constexpr, FINISH: tl.constexpr, WIDE: tl.constexpr,
+    WHOLE: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_P: tl.constexpr,
+):  # fmt: skip
+    """Grid: (blocks of rows, parts). WHOLE: a tile covers its rows, nothing is carried."""
+    index: tl.constexpr = tl.int64 if WIDE else tl.int32
+    rows = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
+    in_rows = (rows < n_rows)[:, None]
+    x_rows = _first_elements(x_ptr, rows, inner, x_outer, x_inner)
+    out_rows = _first_elements(out_ptr, rows, inner, out_outer, out_inner)
+    lane = tl.arange(0, BLOCK_N)[None, :]
+    first = tl.program_id(1).to(index) * part
+    if not WHOLE:
+        a, b = _before(a_ptr, b_ptr, rows, n_rows, ACC, HOW, index, BLOCK_R, BLOCK_P)
+    for start in range(first, first + BLOCK_N if WHOLE else tl.minimum(first + part, n), BLOCK_N):
+        i = start + lane
+        ok = in_rows & (i < n)
+        x, y = element(tl.load(x_rows + i * x_stride, mask=ok, other=0).to(CAST), ok, i, ACC, HOW)
+        x, y = scanned(x, y, HOW)
+        if not WHOLE:
+            x, y = combine(a, b, x, y, HOW)
+            a = column(x, lane == BLOCK_N - 1)
+            if len(y.shape) == 2:
+                b = column(y, lane == BLOCK_N - 1)
+        result, position = finished(x, y, 0, 0, FINISH)
+        tl.store(out_rows + i * out_stride, result, mask=ok)
+        if position_ptr is not None:
+            position_rows = _first_elements(position_ptr, rows, inner, out_outer, out_inner)
+            tl.store(position_rows + i * out_stride, position, mask=ok)
