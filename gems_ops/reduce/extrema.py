@@ -8,7 +8,9 @@ from torch import Tensor
 from gems_ops.layout import contiguous_strides
 from gems_ops.op import ALL, NUMBERS, Declined, op
 from gems_ops.plan import Plan, Planned, call
-from gems_ops.reduce.cases import BENCH_ALL, BENCH_DIM, BENCH_DIMS, BENCH_KEYWORD, by_dim, by_dims, by_keyword, whole
+from gems_ops.reduce.cases import (
+    BENCH_ALL, BENCH_DIM, BENCH_DIMS, BENCH_KEYWORD, by_dim, by_dims, by_keyword, thinned, whole,
+)  # fmt: skip
 from gems_ops.reduce.engine import Fold, plan_reduction
 
 MAX, MIN, BOTH = Fold("max"), Fold("min"), Fold("both")
@@ -95,7 +97,7 @@ def amax(self: Tensor, dim: list[int] = (), keepdim: bool = False, out: Tensor |
     return call(_plan_amax, self, dim, keepdim, out=out)
 
 
-@op("aten::amin", dtypes=ALL, samples=by_dims, plan=_plan_amin, bench=BENCH_DIMS[:2], wide=True)
+@op("aten::amin", dtypes=ALL, samples=thinned(by_dims), plan=_plan_amin, bench=BENCH_DIMS[:2], wide=True)
 def amin(self: Tensor, dim: list[int] = (), keepdim: bool = False, out: Tensor | None = None) -> Tensor:
     """The smallest element over some dimensions; NaN if there is one."""
     return call(_plan_amin, self, dim, keepdim, out=out)
@@ -113,7 +115,7 @@ def max(self: Tensor, out: Tensor | None = None) -> Tensor:  # noqa: A001  ATen'
     return call(_plan_max, self, out=out)
 
 
-@op("aten::min", dtypes=ALL, samples=whole, plan=_plan_min, bench=BENCH_ALL, wide=True)
+@op("aten::min", dtypes=ALL, samples=thinned(whole), plan=_plan_min, bench=BENCH_ALL, wide=True)
 def min(self: Tensor, out: Tensor | None = None) -> Tensor:  # noqa: A001  ATen's name
     """The smallest of all elements."""
     return call(_plan_min, self, out=out)
@@ -125,7 +127,7 @@ def max_dim(self: Tensor, dim: int, keepdim: bool = False, out: Outs | None = No
     return call(_plan_max_dim, self, dim, keepdim, out=out)
 
 
-@op("aten::min.dim", dtypes=ALL, samples=by_dim, plan=_plan_min_dim, bench=BENCH_DIM, wide=True)
+@op("aten::min.dim", dtypes=ALL, samples=thinned(by_dim), plan=_plan_min_dim, bench=BENCH_DIM, wide=True)
 def min_dim(self: Tensor, dim: int, keepdim: bool = False, out: Outs | None = None) -> Outs:
     """The smallest elements over a dimension, and where they are."""
     return call(_plan_min_dim, self, dim, keepdim, out=out)
@@ -137,7 +139,7 @@ def argmax(self: Tensor, dim: int | None = None, keepdim: bool = False, out: Ten
     return call(_plan_argmax, self, dim, keepdim, out=out)
 
 
-@op("aten::argmin", dtypes=NUMBERS, samples=by_keyword, plan=_plan_argmin, bench=BENCH_KEYWORD, wide=True)
+@op("aten::argmin", dtypes=NUMBERS, samples=thinned(by_keyword), plan=_plan_argmin, bench=BENCH_KEYWORD, wide=True)
 def argmin(self: Tensor, dim: int | None = None, keepdim: bool = False, out: Tensor | None = None) -> Tensor:
     """Where the smallest element is, of all or over a dimension."""
     return call(_plan_argmin, self, dim, keepdim, out=out)
@@ -149,31 +151,31 @@ def all(self: Tensor, out: Tensor | None = None) -> Tensor:  # noqa: A001  ATen'
     return call(_plan_all, self, out=out)
 
 
-@op("aten::all.dim", dtypes=ALL, samples=by_dim, plan=_plan_all_dim, bench=BENCH_DIM[:2], wide=True)
+@op("aten::all.dim", dtypes=ALL, samples=thinned(by_dim), plan=_plan_all_dim, bench=BENCH_DIM[:2], wide=True)
 def all_dim(self: Tensor, dim: int, keepdim: bool = False, out: Tensor | None = None) -> Tensor:
     """True where no element over a dimension is zero."""
     return call(_plan_all_dim, self, dim, keepdim, out=out)
 
 
-@op("aten::all.dims", dtypes=ALL, samples=by_dims, plan=_plan_all_dim, bench=BENCH_DIMS[:2], wide=True)
+@op("aten::all.dims", dtypes=ALL, samples=thinned(by_dims), plan=_plan_all_dim, bench=BENCH_DIMS[:2], wide=True)
 def all_dims(self: Tensor, dim: list[int] | None = None, keepdim: bool = False, out: Tensor | None = None) -> Tensor:
     """True where no element over some dimensions is zero."""
     return call(_plan_all_dim, self, dim, keepdim, out=out)
 
 
-@op("aten::any", dtypes=ALL, samples=whole, plan=_plan_any, bench=BENCH_ALL, wide=True)
+@op("aten::any", dtypes=ALL, samples=thinned(whole), plan=_plan_any, bench=BENCH_ALL, wide=True)
 def any(self: Tensor, out: Tensor | None = None) -> Tensor:  # noqa: A001  ATen's name
     """True if an element is not zero; uint8 gives uint8."""
     return call(_plan_any, self, out=out)
 
 
-@op("aten::any.dim", dtypes=ALL, samples=by_dim, plan=_plan_any_dim, bench=BENCH_DIM[:2], wide=True)
+@op("aten::any.dim", dtypes=ALL, samples=thinned(by_dim), plan=_plan_any_dim, bench=BENCH_DIM[:2], wide=True)
 def any_dim(self: Tensor, dim: int, keepdim: bool = False, out: Tensor | None = None) -> Tensor:
     """True where an element over a dimension is not zero."""
     return call(_plan_any_dim, self, dim, keepdim, out=out)
 
 
-@op("aten::any.dims", dtypes=ALL, samples=by_dims, plan=_plan_any_dim, bench=BENCH_DIMS[:2], wide=True)
+@op("aten::any.dims", dtypes=ALL, samples=thinned(by_dims), plan=_plan_any_dim, bench=BENCH_DIMS[:2], wide=True)
 def any_dims(self: Tensor, dim: list[int] | None = None, keepdim: bool = False, out: Tensor | None = None) -> Tensor:
     """True where an element over some dimensions is not zero."""
     return call(_plan_any_dim, self, dim, keepdim, out=out)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gems_ops.op import DOUBLES, Declined, Sample, op
 from gems_ops.plan import Plan, Planned, call
-from gems_ops.reduce.cases import by_dims, workload
+from gems_ops.reduce.cases import by_dims, thinned, workload
 from gems_ops.reduce.engine import Fold, plan_reduction
 from gems_ops.reduce.geometry import reduced_dims
 
@@ -71,7 +71,7 @@ def var(
     return call(_plan_var, self, dim, correction, keepdim, out=out)
 
 
-@op("aten::std.correction", dtypes=DOUBLES, samples=_corrected, plan=_plan_std, bench=_BENCH[:2], wide=True, keyed=_KEYED)
+@op("aten::std.correction", dtypes=DOUBLES, samples=thinned(_corrected), plan=_plan_std, bench=_BENCH[:2], wide=True, keyed=_KEYED)
 def std(
     self: Tensor, dim: list[int] | None = None, *, correction: Number | None = None, keepdim: bool = False,
     out: Tensor | None = None,
@@ -89,7 +89,7 @@ def var_mean(
     return call(_plan_var_mean, self, dim, correction, keepdim, out=out)
 
 
-@op("aten::std_mean.correction", dtypes=DOUBLES, samples=_corrected, plan=_plan_std_mean, bench=_BENCH[:2], wide=True, keyed=_KEYED)
+@op("aten::std_mean.correction", dtypes=DOUBLES, samples=thinned(_corrected), plan=_plan_std_mean, bench=_BENCH[:2], wide=True, keyed=_KEYED)
 def std_mean(
     self: Tensor, dim: list[int] | None = None, *, correction: Number | None = None, keepdim: bool = False,
     out: Outs | None = None,

@@ -8,7 +8,7 @@ from torch import Tensor
 from gems_ops.op import ALL, DOUBLES, INTS, Declined, op
 from gems_ops.plan import Plan, Planned, call
 from gems_ops.reduce.cases import (
-    BENCH_ALL, BENCH_DIM, BENCH_DIMS, by_dim, by_dims, floats_or, whole, with_dtype, without_keepdim,
+    BENCH_ALL, BENCH_DIM, BENCH_DIMS, by_dim, by_dims, floats_or, thinned, whole, with_dtype, without_keepdim,
 )  # fmt: skip
 from gems_ops.reduce.engine import Fold, plan_reduction
 
@@ -104,7 +104,7 @@ def mean_dim(
     return call(_plan_mean, self, dim, keepdim, dtype, out=out)
 
 
-@op("aten::nansum", dtypes=ALL, samples=with_dtype(by_dims), plan=_plan_nansum, bench=BENCH_DIMS[:2], wide=True)
+@op("aten::nansum", dtypes=ALL, samples=thinned(with_dtype(by_dims)), plan=_plan_nansum, bench=BENCH_DIMS[:2], wide=True)
 def nansum(
     self: Tensor, dim: list[int] | None = None, keepdim: bool = False, *, dtype: torch.dtype | None = None,
     out: Tensor | None = None,
@@ -136,7 +136,7 @@ def count_nonzero_dims(self: Tensor, dim: list[int], out: Tensor | None = None) 
     return call(_plan_count, self, dim, out=out)
 
 
-@op("aten::count_nonzero", dtypes=ALL, samples=without_keepdim(by_dim), plan=_plan_count, bench=BENCH_ALL, wide=True)
+@op("aten::count_nonzero", dtypes=ALL, samples=thinned(without_keepdim(by_dim)), plan=_plan_count, bench=BENCH_ALL, wide=True)
 def count_nonzero(self: Tensor, dim: int | None = None, out: Tensor | None = None) -> Tensor:
     """How many elements are not zero."""
     return call(_plan_count, self, dim, out=out)
