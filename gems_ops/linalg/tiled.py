@@ -80,6 +80,8 @@ def _prune(configs: list[Config], named_args: dict[str, object], **kwargs: objec
     key=["M", "N", "K", "n_batch", "LAYOUT", "INPUT_PRECISION"],
     # Prompts and caches have every length: sizes up to the same power of two share one decision.
     strategy=dict.fromkeys(("M", "N", "K", "n_batch"), "log"),
+    # a server that may not tune: a prompt of an untuned length takes the next longer one's configuration
+    transfer={"M": "up"},
     prune_configs_by={"early_config_prune": _prune},
 )
 @triton.heuristics(

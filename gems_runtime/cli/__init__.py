@@ -25,6 +25,9 @@ def main(argv: list[str] | None = None) -> int:
         return _failed(error, output.ENVIRONMENT)
     except GemsError as error:
         return _failed(error, output.FINDINGS)
+    except KeyboardInterrupt:
+        output.talk("stopped; what was measured until now is kept")
+        return output.INTERRUPTED
     except BrokenPipeError:  # the reader of stdout (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return output.DONE

@@ -18,6 +18,7 @@ T = TypeVar("T")
 DONE = 0
 FINDINGS = 1  # done, and something was found that the user should look at
 USAGE = 2  # the command was malformed or asked for what does not exist
+INTERRUPTED = 130  # as a shell says it
 ENVIRONMENT = 3  # the machine does not allow it: no device, a directory that cannot be written
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import shlex
 from typing import TYPE_CHECKING
@@ -38,6 +39,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     add("--shard", type=_shard, metavar="I/N", help="only part I (from 1) of N of the calls")
     add("--budget", type=_seconds, metavar="TIME", help="begin no call after this long: 90s, 10m, 2h")
     add("--resume", action="store_true", help="skip calls that an earlier warm has done here")
+    add("--refresh", action="store_true", help="time again what is decided already; a decision stays unless it is beaten")
     add("--dry-run", action="store_true", help="list the calls and stop")
 
 
@@ -82,13 +84,22 @@ def _run(options: argparse.Namespace) -> int:
     warm.require_places()
     if compile_target and not (options.target or options.compile_only):
         talk(f"no GPU here: compiling for {compile_target}, tuning nothing")
-    report = _warm(options, jobs, compile_target)
+    with _tuning_mode(options.refresh):
+        report = _warm(options, jobs, compile_target)
     for failure in report.failed:
         talk(f"{failure['label']}: {failure['error']}")
     if report.left:
         talk(f"{report.left} calls were not begun in the time given; the same command with --resume does the rest")
     answer(options, report.fields(), str(report))
     return FINDINGS if report.failed or report.left or code else DONE
+
+
+def _tuning_mode(refresh: bool) -> contextlib.AbstractContextManager[object]:
+    """Settings in which tuning is allowed: an environment made for serving forbids it."""
+    from gems_runtime import settings
+    from gems_runtime.settings import Mode
+
+    return settings.override(tune=Mode.REFRESH if refresh else Mode.AUTO, deterministic=False)
 
 
 def _jobs(options: argparse.Namespace) -> tuple[list[Job], int]:

@@ -136,6 +136,26 @@ def test_all_devices_have_a_worker_each(monkeypatch: pytest.MonkeyPatch) -> None
         verb._workers(options, None)
 
 
+def test_an_environment_made_for_serving_does_not_keep_warm_from_tuning(
+    mine: Path, own_store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(device, "has_gpu", lambda: True)
+    bench.reset()
+    path = listed(mine, 16)
+    with device_with(), settings.override(tune=Mode.FROZEN, deterministic=True):
+        assert run(capsys, "--from", path)[1]["benchmarks"] == 3
+        jobs._kernel("mine:kernel").clear()
+        assert run(capsys, "--from", path)[1]["benchmarks"] == 0
+        jobs._kernel("mine:kernel").clear()
+        assert run(capsys, "--from", path, "--refresh")[1]["benchmarks"] == 3
+
+
+def test_ctrl_c_is_one_sentence(mine: Path, no_gpu: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(warm.Runner, "run", lambda runner, job: (_ for _ in ()).throw(KeyboardInterrupt))
+    code, _, err = run(capsys, "--from", listed(mine, 16))
+    assert code == 130 and err.endswith("gems-cache: stopped; what was measured until now is kept\n")
+
+
 @pytest.mark.parametrize("words", [("--shard", "0/2"), ("--shard", "3/2"), ("--budget", "soon"), ("--devices", "x"), ("--run", "'"), ("--run", "/no/such")])
 def test_wrong_values_are_refused(words: tuple[str, str], no_gpu: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, *words)[0] == 2
