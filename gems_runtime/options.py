@@ -23,6 +23,8 @@ class Options:
     use_cuda_graph: bool = False
     transfer: Mapping[str, Rule] = field(default_factory=dict)
     valid: Callable[..., bool] | None = None
+    # the kernel meets other ranks: a process that tunes it waits for no other
+    collective: bool = False
 
     def bucket(self, name: str, value: object) -> object:
         """The value of a tuning key in the decision's key."""

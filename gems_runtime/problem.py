@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import platform
@@ -86,8 +87,10 @@ class Problem:
     def tune(self) -> triton.Config:
         """Benchmark, keep the result and return the winner. One process does it and the others read."""
         wait_s = settings.current().tune_wait_s
+        scope = flight.no_wait() if options_of(self.call.tuner).collective else contextlib.nullcontext()
         try:
-            return flight.single(flight.guards(self._store), self.key, self.stored, self._decide, wait_s)
+            with scope:
+                return flight.single(flight.guards(self._store), self.key, self.stored, self._decide, wait_s)
         except flight.WaitedTooLong as error:
             _log.warning("%s takes its default configuration: %s", self.kernel, error)
             return self.candidates[0]

@@ -43,6 +43,7 @@ class LibTuner(Optioned):
         policy: str = "default",
         transfer: transfers.Choice | None = None,
         valid: Callable[..., bool] | None = None,
+        collective: bool = False,
     ) -> None:
         keys = list(key)
         super().__init__(
@@ -51,7 +52,7 @@ class LibTuner(Optioned):
         )
         policies.known(policy)
         by_key = strategies.by_key(keys, strategy)
-        self.options = Options(by_key, policy, warmup, rep, use_cuda_graph, transfers.by_key(keys, transfer), valid)
+        self.options = Options(by_key, policy, warmup, rep, use_cuda_graph, transfers.by_key(keys, transfer), valid, collective)
 
     def run(self, *args: object, grid: object, warmup: bool = False, **kwargs: object) -> object:
         """Launch with the configuration of the store, tuning first if it has none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 import diskcache
@@ -38,14 +39,18 @@ class TextDisk(diskcache.Disk):
 
 def open_cache(directory: Path, timeout_s: float, size_limit: int, inline_limit: int) -> diskcache.Cache:
     """The database for writing. Evicts nothing and keeps no statistics. Raises sqlite3.Error and Timeout."""
-    return diskcache.Cache(
-        str(directory),
-        timeout=timeout_s,
-        disk=TextDisk,
-        eviction_policy="none",
-        cull_limit=0,
-        statistics=0,
-        tag_index=0,
-        size_limit=size_limit,
-        disk_min_file_size=inline_limit,
-    )
+    try:
+        return diskcache.Cache(
+            str(directory),
+            timeout=timeout_s,
+            disk=TextDisk,
+            eviction_policy="none",
+            cull_limit=0,
+            statistics=0,
+            tag_index=0,
+            size_limit=size_limit,
+            disk_min_file_size=inline_limit,
+        )
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        # it takes settings from the database, and does not doubt them
+        raise sqlite3.DatabaseError(f"settings that diskcache does not understand: {error}") from error

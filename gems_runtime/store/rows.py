@@ -86,7 +86,8 @@ class Rows:
                 page = connection.execute(_MANY, (last, _PAGE)).fetchall() if connection else []
             for name, *row in page:
                 try:
-                    yield name, text_of(*row)
+                    # a name of ours is ASCII; another one is shown, and is no name
+                    yield (name, text_of(*row)) if name.isascii() else (ascii(name), None)
                 except UnsafeRow:
                     yield name, None
             if len(page) < _PAGE:
@@ -117,6 +118,8 @@ class Rows:
             if self.opened is None:
                 return None
             connection = sqlite3.connect(self._uri(), uri=True, timeout=30, check_same_thread=False, isolation_level=None)
+            # bytes that are no text make a text with a wrong checksum, not trouble with the whole database
+            connection.text_factory = lambda blob: blob.decode(errors="surrogateescape")
             if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'Cache'").fetchone() is None:
                 connection.close()  # another process is just making it
                 return None

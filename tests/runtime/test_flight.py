@@ -13,7 +13,7 @@ import pytest
 import torch
 from void_device import bench, device_with, load
 
-from gems_runtime import flight, settings, store, tuner
+from gems_runtime import flight, libtuner, settings, store, tuner
 from gems_runtime.flight.local import FileLock
 
 
@@ -170,3 +170,21 @@ def test_without_a_place_for_locks_the_work_is_done_all_the_same(tmp_path: Path,
         kernel = load(tmp_path).kernel
         assert prime(kernel) == prime(kernel) == {"BLOCK": 64}
         assert bench.count == 3 and store.current().directory is None
+
+
+@pytest.mark.parametrize("collective", [False, True])
+def test_a_kernel_that_meets_other_ranks_waits_for_no_other_process(tmp_path: Path, triton_cache: None, collective: bool) -> None:
+    kernel = load(tmp_path).kernel
+    tuned = libtuner(kernel.configs, kernel.keys, do_bench=bench, collective=collective)(kernel.fn)
+    taken: list[str] = []
+
+    class Taken(FileLock):
+        def take(self, key: str) -> Callable[[], None] | None:
+            taken.append(key)
+            return super().take(key)
+
+    with device_with(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flight, "FileLock", Taken)
+        bench.reset()
+        prime(tuned)
+    assert bench.count == 3 and len(taken) == (0 if collective else 1)
