@@ -67,7 +67,6 @@ class Reads(dict[str, object]):
 
 def dims(grid: Sequence[int]) -> Dims:
     """The three numbers of a grid, read as stock Triton reads it: missing ones are 1, further ones are ignored."""
-    assert grid is not None
     size = len(grid)
     return grid[0], grid[1] if size > 1 else 1, grid[2] if size > 2 else 1
 
@@ -77,6 +76,7 @@ def resolve(
 ) -> Dims:
     """The numbers of a grid that is no plain tuple; remembered under `key` if it depends on nothing but `inputs`."""
     if not callable(grid):
+        assert grid is not None
         return dims(grid)
     found, names = answer(grid, values, key is not None)
     if names is not None and names <= inputs and all(type(n) is int for n in found):

@@ -116,10 +116,12 @@ class Family:
 
     @cache
     def combinations(self) -> list[dict[str, v.Class]]:
-        """Combinations of classes in which each class of each argument comes at least once."""
+        """At least a dozen combinations of classes, in which each class of each argument comes at least once."""
         pick, slots = random.Random(self.name), {**self.classes, **self.options}
         orders = {name: pick.sample(list(choices), len(choices)) for name, choices in slots.items()}
-        return [{name: order[i % len(order)] for name, order in orders.items()} for i in range(max(map(len, slots.values())))]
+        count = max(12, *map(len, slots.values()))
+        # Each round through an argument's classes begins one further on, so that the same ones do not meet again.
+        return [{name: order[(i + i // len(order)) % len(order)] for name, order in orders.items()} for i in range(count)]
 
     def __hash__(self) -> int:
         return hash(self.name)

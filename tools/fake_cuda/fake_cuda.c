@@ -1,5 +1,7 @@
 // A stand-in for libcuda.so.1 that launches nothing: it counts launches and keeps a copy of each thread's last one.
 // What Triton's driver asks about a device is answered as an H100 would.
+#define _GNU_SOURCE
+#include <dlfcn.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -156,6 +158,11 @@ EXPORT Result cuLaunchKernelEx(const Config *config, void *f, void **params, voi
     return OK;
 }
 
+EXPORT Result cuLaunchKernel(void *f, uint32_t gx, uint32_t gy, uint32_t gz, uint32_t bx, uint32_t by, uint32_t bz, uint32_t shared, void *stream, void **params, void **extra) {
+    Config config = {.grid = {gx, gy, gz}, .block = {bx, by, bz}, .shared = shared, .stream = stream};
+    return cuLaunchKernelEx(&config, f, params, extra);
+}
+
 // ---- Tensor maps: what a map was made from stands in it, so that two maps are equal if they describe the same thing.
 
 typedef struct {
@@ -211,5 +218,8 @@ EXPORT Result cuOccupancyMaxActiveClusters(int *out, void *f, const void *config
 EXPORT Result cuStreamIsCapturing(void *stream, int *out) { *out = 0; return OK; }
 EXPORT Result cuPointerGetAttribute(void *out, int attribute, uint64_t p) { pointer_queries++; *(uint64_t *)out = p; return OK; }
 EXPORT Result cuPointerGetAttributes(unsigned n, void *a, void **out, uint64_t p) { return OK; }
-EXPORT Result cuGetProcAddress(const char *name, void **out, int version, uint64_t flags) { *out = 0; return NOT_FOUND; }
-EXPORT Result cuGetProcAddress_v2(const char *name, void **out, int v, uint64_t flags, void *status) { *out = 0; return NOT_FOUND; }
+EXPORT Result cuGetProcAddress_v2(const char *name, void **out, int version, uint64_t flags, int *status) {
+    *out = dlsym(RTLD_DEFAULT, name);
+    return *out ? OK : NOT_FOUND;
+}
+EXPORT Result cuGetProcAddress(const char *name, void **out, int version, uint64_t flags) { return cuGetProcAddress_v2(name, out, version, flags, 0); }
