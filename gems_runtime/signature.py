@@ -173,10 +173,8 @@ class Writer:
         """The whole source: a factory `make` whose parameters are the names the launch function is bound to."""
         shape = self.shape
         self.guards += [f"_globals_{i}.get(_global_name_{i}) is not _global_{i}" for i in range(shape.used_globals)]
-        if shape.has_pre_hooks:
-            # Before defaults take the place of what was not passed.
-            sometimes = "".join(f'("{name}", {name}), ' for name, k in self._named() if "U" in k and k != {"U"})
-            self.body.append(f"_given = {{name: value for name, value in ({sometimes}) if value is not _unset}}")
+        # Kept before defaults take the place of what was not passed: stock Triton tells the two apart.
+        self.body += [f"_was_{name} = {name}" for name in self._sometimes()]
         for param, kinds in shape.passed():
             self._constant(param.name, kinds) if param.is_constexpr else self._runtime(param, kinds)
         for name, kinds in shape.options:
@@ -185,7 +183,6 @@ class Writer:
         self._live()
         self._alignment()
         body = self._indent(self.body, 12)
-        names = self._names()
         device = "_device = _current_device()\n" + " " * 12 if shape.has_devices else ""
         key = "(" + ", ".join((["_device"] if shape.has_devices else []) + self.key) + ",)"
         key = key.replace("(,)", "()")
@@ -198,7 +195,7 @@ def make({", ".join(self.bound_names())}):
         if (
             {self._guards()}
         ):
-            return _miss(_grid, {names})
+            return _miss(_grid, {self._names()})
         try:
             {device}{body}_launch, {"".join(field + ", " for field in shape.form.fields)}_kernel, _grids, _entry = _table[{key}]
         except KeyError:
@@ -208,7 +205,7 @@ def make({", ".join(self.bound_names())}):
             _launch({self._call()})
             _hits += 1
             return _kernel
-        return _miss(_grid, {names})
+        return _miss(_grid, {self._names(was=True)})
 
     def key(_grid{self._signature()}):
         {device.replace(" " * 12, " " * 8)}{self._indent(self.body, 8)}return {key}
@@ -220,8 +217,18 @@ def make({", ".join(self.bound_names())}):
     return launch, key, settle, lambda: _hits
 """
 
-    def _names(self) -> str:
-        return ", ".join([p.name for p, _ in self.shape.passed()] + [name for name, _ in self.shape.options] + ["_rest", "_more"])
+    def _names(self, was: bool = False) -> str:
+        """What the caller passed; after defaults have taken the place of what was not, `was` says."""
+        names = [f"_was_{name}" if was and name in self._sometimes() else name for name, _ in self._named()]
+        return ", ".join([*names, "_rest", "_more"])
+
+    def _named(self) -> list[tuple[str, frozenset[str]]]:
+        """What a caller may pass by name, with its kinds."""
+        return [(p.name, k) for p, k in self.shape.passed()] + list(self.shape.options)
+
+    def _sometimes(self) -> list[str]:
+        """What some callers pass and some do not."""
+        return [name for name, kinds in self._named() if "U" in kinds and kinds != {"U"}]
 
     def bound_names(self) -> list[str]:
         """The parameters of `make`."""
@@ -356,23 +363,20 @@ def make({", ".join(self.bound_names())}):
             bits = ", ".join(f"{p} & 15 == 0" for p in self.pointers)
             self.key.insert(0, f"({' | '.join(self.pointers)}) & 15 and ({bits},)")
 
-    def _named(self) -> list[tuple[str, frozenset[str]]]:
-        """What a caller may pass by name, with its kinds."""
-        return [(p.name, k) for p, k in self.shape.passed()] + list(self.shape.options)
-
     def _before(self) -> str:
         """What stock Triton's autotuner does before a launch whose config it knows."""
         lines = ["_tuner.best_config = _entry.config"] if self.shape.tunes else []
         if self.shape.has_pre_hooks:
             always = [name for name, k in self._named() if "U" not in k]
-            pairs = "".join(f'"{name}": {name}, ' for name in always) + "**_given, "
+            pairs = "".join(f'"{name}": {name}, ' for name in always)
+            pairs += "".join(f'**({{}} if _was_{name} is _unset else {{"{name}": {name}}}), ' for name in self._sometimes())
             pairs += "".join(f'"{name}": _entry.supplied["{name}"], ' for name in self.shape.hook_sees)
             lines += ["if _entry.config.pre_hook is not None:"]
             lines += [f'    _entry.config.pre_hook({{{pairs}"grid": _grid, "warmup": False, **_entry.config.all_kwargs()}})']
             if self.shape.maps():
                 # Hooks fit descriptors to the config; the kernel is for the blocks they chose when it was compiled.
                 lines += [f"if ({''.join(f'_block_of({name}), ' for name in self.shape.maps())}) != _entry.blocks:"]
-                lines += [f"    return _miss(_grid, {self._names()})"]
+                lines += [f"    return _miss(_grid, {self._names(was=True)})"]
         return self._indent(lines, 12)
 
     def _grid(self) -> str:

@@ -126,12 +126,12 @@ class Comparison:
         launch = self._fake.last() if launches else None
         if launch is not None and given is not None:
             assert launch.function == given.function
-        # The last, because tuning calls it too, and a call that fails is tuned for again.
-        seen += [("pre_hook", show(named)) for named in launch_families.pre_hook_calls[-1:]]
+        seen += [("pre_hook", show(named)) for named in launch_families.pre_hook_calls]
         tuners = [w for w in _wrappers(kernel) if isinstance(w, Autotuner)]
         config = "".join(str(getattr(t, "best_config", None)) for t in tuners if error is None)
-        # A call that stock Triton refuses passes its hooks first, and may be refused by us before.
-        seen = [] if call.mistake else list(seen)
+        # A call that stock Triton refuses passes its hooks first, and may be refused by us before; where it is tuned, it
+        # is tuned for again each time.
+        seen = [] if call.mistake or (error and tuners) else list(seen)
         return Outcome(error, given and given.hash, launches, launch and replace(launch, function=0), seen, config)
 
 
