@@ -1,174 +1,83 @@
 """tools/bench launch: host time of one warm launch, beside a C loop of the driver's own call and stock Triton.
 
-Without a GPU the launches go to a recording stand-in for the driver; what is left is the time above the driver.
+Without a GPU the launches go to a recording stand-in for the driver; what is left is the time above the driver. Prints
+the bounds that the figures are held to, and ends with 1 if one does not hold.
+
+Medians on a GPU. Without one the least of many bursts: whatever else the machine does only adds to a burst.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import gc
-import importlib.util
 import random
 import statistics
-import struct
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import torch
 import triton
-import triton.language as tl
-from triton.compiler import CompiledKernel
-from triton.runtime.jit import KernelInterface
+from triton.runtime.jit import JITFunction
 
 from gems_runtime import LibEntry, native_status, settings
 from tools import fake_cuda, measure, report
+from tools.launch_cases import BURST, EIGHT, FOUR, MOST, TUNED, Case, cases, wide
+from tools.launch_peers import PEERS, raw_burst, run_burst
 
-# Short enough that the launch queue (about 1000 deep) never fills before the synchronisation between bursts.
-BURST = 250
+HAS_GPU = torch.cuda.is_available()
 COLUMNS = (
     report.Column("launch", "case"),
     report.Column("raw us", "raw_us", ".2f"),
     report.Column("Triton", "stock_us", ".2f"),
     report.Column("CompiledKernel.run", "run_us", ".2f"),
+    report.Column("torch.compile's", "torch_us", ".2f"),
+    report.Column("tvm-ffi, no launch", "tvm_us", ".2f"),
+    report.Column("cuda-bindings", "cuda_us", ".2f"),
     report.Column("LibEntry, Python", "python_us", ".2f"),
+    report.Column("tier", "python_tier"),
     report.Column("above raw", "python_above_raw_us", ".2f"),
     report.Column("x raw", "python_over_raw", ".2f"),
     report.Column("x Triton", "python_over_stock", ".2f"),
     report.Column("LibEntry, native", "native_us", ".2f"),
+    report.Column("tier", "native_tier"),
     report.Column("above raw", "native_above_raw_us", ".2f"),
     report.Column("x raw", "native_over_raw", ".2f"),
     report.Column("x Triton", "native_over_stock", ".3f"),
 )
-
-
-def _first_config(kernel_call: Callable[[], object], quantiles: object) -> list[float]:
-    """A benchmark that times nothing: which config wins does not matter here."""
-    kernel_call()
-    return [1.0, 1.0, 1.0]
-
-
-@triton.autotune(
-    configs=[triton.Config({"BLOCK_M": m, "BLOCK_N": 64, "BLOCK_K": 32}) for m in (64, 128)],
-    key=["M", "N", "K"],
-    do_bench=_first_config,
+MISS_COLUMNS = (
+    report.Column("a miss", "case"),
+    report.Column("ms", "ms", ".2f"),
+    report.Column("of it in Triton", "inside_ms", ".2f"),
+    report.Column("x Triton", "over_stock", ".3f"),
 )
-@triton.heuristics({"EVEN_K": lambda args: args["K"] % args["BLOCK_K"] == 0})
-@triton.jit
-def _mm_like(
-    a_ptr, b_ptr, c_ptr, M, N, K, stride_am, stride_ak, stride_bk, stride_bn, stride_cm, stride_cn,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr, EVEN_K: tl.constexpr,
-):  # fmt: skip
-    """The signature of a matrix product; like every kernel here it does nothing, so that the GPU keeps up."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """One kernel and one call of it."""
-
-    name: str
-    kernel: KernelInterface
-    grid: str  # source text, evaluated at each call, as a caller's would be
-    args: tuple[object, ...]
-    constants: dict[str, object]
-
-
-def _wide(folder: Path, name: str, tensors: int, ints: int, constants: int) -> Case:
-    """A kernel of that many arguments; Triton wants its source in a file."""
-    runtime = [f"p{i}" for i in range(tensors)] + [f"n{i}" for i in range(ints)]
-    constexprs = [f"C{i}" for i in range(constants)]
-    signature = ", ".join(runtime + [f"{c}: tl.constexpr" for c in constexprs])
-    path = folder / f"wide_{tensors}_{ints}_{constants}.py"
-    path.write_text(f"import triton\nimport triton.language as tl\n\n\n@triton.jit\ndef wide({signature}):\n    pass\n")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
-    args = (*_tensors(tensors), *[1000 + 17 * i for i in range(ints)])
-    return Case(name, module.wide, "(1,)", args, {c: 64 + i for i, c in enumerate(constexprs)})
-
-
-def _tensors(n: int) -> list[torch.Tensor]:
-    return [torch.zeros(64, device="cuda" if torch.cuda.is_available() else "cpu") for _ in range(n)]
-
-
-def cases(folder: Path) -> Iterator[Case]:
-    yield _wide(folder, "0 arguments", 0, 0, 0)
-    yield _wide(folder, "3 tensors + 1 int", 3, 1, 0)
-    yield _wide(folder, "3 tensors + 4 ints + constexpr", 3, 4, 1)
-    sizes = (64, 64, 32, 32, 1, 64, 1, 64, 1)
-    grid = 'lambda meta: (triton.cdiv(meta["M"], meta["BLOCK_M"]) * triton.cdiv(meta["N"], meta["BLOCK_N"]),)'
-    name = "17 parameters, autotune + heuristics, callable grid"
-    yield Case(name, _mm_like, grid, (*_tensors(3), *sizes), {"GROUP": 8})
-    yield _wide(folder, "19 arguments", 5, 9, 5)
-    yield _wide(folder, "58 arguments", 14, 26, 18)
-
-
-def _burst(case: Case, kernel: object) -> Callable[[], object]:
-    """A function that makes BURST calls written out as a caller writes them."""
-    names = [f"a{i}" for i in range(len(case.args))]
-    constants = [f"{name}={value!r}" for name, value in case.constants.items()]
-    call = f"kernel[{case.grid}]({', '.join(names + constants)})"
-    text = f"def make({', '.join(['kernel', *names])}):\n    def burst():\n        for _ in range({BURST}):\n            out = {call}\n        return out\n    return burst\n"
-    scope: dict[str, object] = {"triton": triton}
-    exec(text, scope)
-    return scope["make"](kernel, *case.args)
-
-
-def _run_burst(case: Case, compiled: CompiledKernel) -> Callable[[], object]:
-    """BURST calls of `CompiledKernel.run`, given everything it takes."""
-    stream = triton.runtime.driver.active.get_current_stream(triton.runtime.driver.active.get_current_device())
-    args = (*case.args, *[None] * (len(compiled.src.signature) - len(case.args)))
-    run, function, metadata = compiled.run, compiled.function, compiled.packed_metadata
-
-    def burst() -> None:
-        for _ in range(BURST):
-            run(1, 1, 1, stream, function, metadata, None, None, None, *args)
-
-    return burst
-
-
-@cache
-def _raw_library() -> ctypes.CDLL:
-    library = Path(tempfile.mkdtemp()) / "raw_launch.so"
-    source = Path(__file__).with_name("raw_launch.c")
-    subprocess.run(["gcc", "-O2", "-shared", "-fPIC", str(source), "-o", str(library), "-ldl"], check=True)
-    loaded = ctypes.CDLL(str(library))
-    loaded.launch_loop.restype = ctypes.c_int64
-    return loaded
-
-
-def _raw_burst(case: Case, compiled: CompiledKernel) -> Callable[[], float]:
-    """BURST launches in C; gives back microseconds per launch."""
-    values = [v.data_ptr() if isinstance(v, torch.Tensor) else v for v in case.args]
-    types = list(compiled.src.signature.values())[: len(values)]
-    slots = [struct.pack("<Q", v % 2**64) for v, ty in zip(values, types, strict=True) if ty != "constexpr"] + [bytes(8)] * 2
-    storage = (ctypes.c_uint64 * len(slots))(*[struct.unpack("<Q", s)[0] for s in slots])
-    params = (ctypes.c_void_p * len(slots))(*[ctypes.addressof(storage) + 8 * i for i in range(len(slots))])
-    stream = triton.runtime.driver.active.get_current_stream(triton.runtime.driver.active.get_current_device())
-    threads, shared = 32 * compiled.metadata.num_warps, compiled.metadata.shared
-
-    def burst() -> float:
-        loop = _raw_library().launch_loop
-        taken = loop(BURST, ctypes.c_void_p(compiled.function), ctypes.c_void_p(stream), threads, shared, params)
-        if taken < 0:
-            raise SystemExit(f"the driver refused a raw launch of {case.name} ({taken})")
-        return taken / BURST / 1000
-
-    # The parameters point into storage that nothing else holds.
-    burst.storage = storage
-    return burst
+BOUND_COLUMNS = (
+    report.Column("bound", "what"),
+    report.Column("at most", "bound", ".2f"),
+    report.Column("measured", "found", ".3f"),
+    report.Column("holds", "holds"),
+)
+NEW, KEPT = "new to Triton's cache on disk", "compiled before"
+# Case, field, bound.
+_ON_GPU = (
+    (FOUR, "native_over_raw", 1.35),
+    (TUNED, "native_over_raw", 1.7),
+    (FOUR, "python_over_raw", 2.2),
+)
+_WITHOUT_GPU = (
+    (EIGHT, "native_above_raw_us", 0.5),
+    (EIGHT, "native_over_stock", 0.05),
+    (MOST, "native_above_raw_us", 1.5),
+    (EIGHT, "python_over_stock", 0.25),
+    (NEW, "over_stock", 1.06),
+)
 
 
 def _synchronize() -> None:
-    if torch.cuda.is_available():
+    if HAS_GPU:
         torch.cuda.synchronize()
 
 
@@ -182,54 +91,109 @@ def _timed(burst: Callable[[], object], own_clock: bool) -> float:
     return own if own_clock else spent
 
 
+def _middle(times: list[float]) -> float:
+    return statistics.median(times) if HAS_GPU else min(times)
+
+
 def measure_case(case: Case, rounds: int) -> dict[str, object]:
-    """Medians of interleaved bursts; ends the benchmark if a call did not take the fast tier or launched another kernel."""
-    bursts: dict[str, Callable[[], object]] = {"stock": _burst(case, case.kernel)}
-    compiled, entries = bursts["stock"](), {}
-    for name, entry in _entries(case).items():
-        bursts[name] = _burst(case, entry)
+    """Interleaved bursts of every path; ends the benchmark if ours launched another kernel than stock Triton."""
+    bursts: dict[str, Callable[[], object] | str | None] = {"stock": case.burst(case.kernel)}
+    compiled, entries = bursts["stock"](), _entries(case)
+    for name, entry in entries.items():
+        bursts[name] = case.burst(entry)
         if bursts[name]().hash != compiled.hash:
             raise SystemExit(f"{case.name}: LibEntry launched another kernel than stock Triton")
-        # After the first burst: its misses are not what is measured.
-        entries[name] = entry, entry.stats()[_TIERS[name]]
-    bursts |= {"run": _run_burst(case, compiled), "raw": _raw_burst(case, compiled)}
+    bursts |= {"run": run_burst(case, compiled), "raw": raw_burst(case, compiled)}
+    bursts |= {name: make(case, compiled) for name, make in PEERS.items()}
+    served = {name: entry.stats() for name, entry in entries.items()}
+    times = _interleaved({name: burst for name, burst in bursts.items() if callable(burst)}, rounds)
+    row: dict[str, object] = {"case": case.name, "missing": {name: b for name, b in bursts.items() if isinstance(b, str)}}
+    for name in ("stock", "run", "raw", *PEERS, "python", "native"):
+        row[f"{name}_us"] = _middle(times[name]) if name in times else None
+        row[f"{name}_min_us"] = min(times[name]) if name in times else None
+    for name in ("python", "native"):
+        row |= _ratios(row, name)
+        row[f"{name}_tier"] = _tier_of(served[name], entries[name].stats()) if name in entries else None
+    return row
+
+
+def _interleaved(bursts: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {name: [] for name in bursts}
     order = list(bursts)
     for _ in range(rounds):
         random.shuffle(order)
         for name in order:
             times[name].append(_timed(bursts[name], own_clock=name == "raw"))
-    for name, (entry, before) in entries.items():
-        if entry.stats()[_TIERS[name]] - before != rounds * BURST:
-            raise SystemExit(f"{case.name}: the launches left the {name} tier: {entry.stats()}, {before} there before")
-    return _row(case, times)
-
-
-_TIERS = {"python": "P", "native": "N"}
+    return times
 
 
 def _entries(case: Case) -> dict[str, LibEntry]:
-    """One entry per tier over the same kernel, each launched once; the native one only where that tier serves."""
+    """One entry per path over the same kernel, each launched; the native one only where that tier serves."""
     with settings.override(native=settings.Native.OFF):
         entries = {"python": LibEntry(case.kernel)}
-        _burst(case, entries["python"])()
+        case.burst(entries["python"])()
     if native_status().serves:
         entries["native"] = LibEntry(case.kernel)
     return entries
 
 
-def _row(case: Case, times: dict[str, list[float]]) -> dict[str, object]:
-    middle = {name: statistics.median(taken) for name, taken in times.items()}
-    row: dict[str, object] = {"case": case.name, **{f"{name}_us": us for name, us in middle.items()}}
-    row |= {f"{name}_min_us": min(taken) for name, taken in times.items()}
+def _tier_of(before: dict[str, int], after: dict[str, int]) -> str:
+    """The tiers that served between two counts."""
+    return "".join(name for name in after if name != "entries" and after[name] != before[name])
+
+
+def _ratios(row: dict[str, object], name: str) -> dict[str, float | None]:
+    ours, raw, stock = row[f"{name}_us"], row["raw_us"], row["stock_us"]
     # Beside a stand-in that does nothing, a ratio to the driver says nothing.
-    for tier in _TIERS:
-        ours = middle.get(tier)
-        row[f"{tier}_us"] = ours
-        row[f"{tier}_over_raw"] = ours / middle["raw"] if ours and torch.cuda.is_available() else None
-        row[f"{tier}_above_raw_us"] = ours - middle["raw"] if ours else None
-        row[f"{tier}_over_stock"] = ours / middle["stock"] if ours else None
-    return row
+    over_raw = ours / raw if ours and raw and HAS_GPU else None
+    return {f"{name}_over_raw": over_raw, f"{name}_above_raw_us": ours - raw if ours and raw else None, f"{name}_over_stock": ours / stock if ours else None}
+
+
+def measure_misses(folder: Path, count: int) -> list[dict[str, object]]:
+    """Calls of specialisations that no entry has: whole, and the part that stock Triton takes of the same call.
+
+    The first makes the launch function too and is left out; so are the first of the process, which load compilers.
+    """
+    case, rows = wide(folder, "misses", 3, 3, 1), []
+    jit, inside = case.kernel, []
+    jit.run = _clocked(jit, inside)
+    for name in (NEW, KEPT):
+        jit.device_caches.clear()
+        entry, whole = LibEntry(jit), []
+        for value in range(count + 3):
+            start = time.perf_counter()
+            entry[(1,)](*case.args, C0=value + 16)
+            whole.append(time.perf_counter() - start)
+        parts = inside[-count:]
+        ratio = statistics.median(w / i for w, i in zip(whole[3:], parts, strict=True))
+        rows.append({"case": name, "ms": _ms(whole[3:]), "inside_ms": _ms(parts), "over_stock": ratio})
+    return rows
+
+
+def _clocked(jit: JITFunction, times: list[float]) -> Callable[..., object]:
+    run = jit.run
+
+    def clocked(*args: object, **kwargs: object) -> object:
+        start = time.perf_counter()
+        result = run(*args, **kwargs)
+        times.append(time.perf_counter() - start)
+        return result
+
+    return clocked
+
+
+def _ms(times: list[float]) -> float:
+    return statistics.median(times) * 1e3
+
+
+def bounds(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+    """Each bound with what was measured; a figure that is missing does not hold."""
+    found = {row["case"]: row for row in rows}
+    out = []
+    for case, what, bound in _ON_GPU if HAS_GPU else _WITHOUT_GPU:
+        figure = found[case][what]
+        out.append({"what": f"{case}: {what}", "bound": bound, "found": figure, "holds": "yes" if figure is not None and figure <= bound else "NO"})
+    return out
 
 
 @contextlib.contextmanager
@@ -242,22 +206,32 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="tools/bench launch", description=__doc__)
     parser.add_argument("--json", metavar="FILE", help="write the rows there")
     parser.add_argument("--rounds", type=int, default=60, help="interleaved rounds (default 60)")
+    parser.add_argument("--misses", type=int, default=30, help="specialisations for the cost of a miss (default 30)")
     options = parser.parse_args(argv)
-    has_gpu = torch.cuda.is_available()
-    if not has_gpu:
+    if not HAS_GPU:
         print("No GPU: launches go to a stand-in for the driver, so these are times above the driver.")
-    rows = []
     random.seed(0)
-    gc.disable()
-    driver = contextlib.nullcontext() if has_gpu else _silent_driver()
-    with tempfile.TemporaryDirectory() as folder, driver, settings.override(store=False):
-        for case in cases(Path(folder)):
-            print(f"{case.name} ...", file=sys.stderr, flush=True)
-            rows.append(measure_case(case, options.rounds))
-    gc.enable()
+    driver = contextlib.nullcontext() if HAS_GPU else _silent_driver()
+    with tempfile.TemporaryDirectory() as folder, driver, settings.override(store=False), triton.knobs.cache.scope():
+        triton.knobs.cache.dir = str(Path(folder) / "triton")
+        misses = measure_misses(Path(folder), options.misses)
+        gc.disable()
+        rows = [measure_case(case, options.rounds) for case in _told(cases(Path(folder)))]
+        gc.enable()
+    held = bounds(rows + misses)
     report.print_table(COLUMNS, rows)
-    report.finish(options.json, "launch", rows, {"burst": BURST, "rounds": options.rounds})
-    return 0
+    for name, reason in {pair for row in rows for pair in row["missing"].items()}:
+        print(f"{name}: {reason}")
+    report.print_table(MISS_COLUMNS, misses)
+    report.print_table(BOUND_COLUMNS, held)
+    report.finish(options.json, "launch", rows, {"burst": BURST, "rounds": options.rounds, "misses": misses, "bounds": held})
+    return 0 if all(bound["holds"] == "yes" for bound in held) else 1
+
+
+def _told(found: Iterator[Case]) -> Iterator[Case]:
+    for case in found:
+        print(f"{case.name} ...", file=sys.stderr, flush=True)
+        yield case
 
 
 if __name__ == "__main__":
