@@ -9,3 +9,12 @@ if device.interpreted():
     compat.let_interpreter_patch_once()
     compat.let_interpreter_call_libdevice()
     compat.let_interpreter_compare_scalars()
+
+
+def __getattr__(name: str) -> object:
+    """`pointwise_dynamic`, imported when first asked for: it brings Triton's language with it."""
+    if name != "pointwise_dynamic":
+        raise AttributeError(f"module 'gems_ops' has no attribute {name!r}")
+    from gems_ops.pointwise.dynamic import pointwise_dynamic
+
+    return pointwise_dynamic

@@ -13,7 +13,8 @@ from torch import Tensor
 from gems_ops.op import Declined
 from gems_ops.plan import Code, Plan, Planned
 from gems_ops.pointwise.codegen import KNOWN, Operand, Variant, kernel
-from gems_ops.pointwise.walk import walk
+from gems_ops.pointwise.tiling import Tiling
+from gems_ops.pointwise.walk import Mode, walk
 from gems_ops.promote import Promotion, broadcast_shape, elementwise_strides, promoted
 from gems_runtime import device
 
@@ -36,6 +37,8 @@ class Pointwise:
     order: tuple[str, ...] = ()  # ATen's order of the operands, of which the first decides strides; default: as named
     floats: frozenset[str] = frozenset()  # numbers that stay fractions beside integers
     when: Callable[..., str | None] | None = None  # a reason to decline, from the arguments
+    mode: Mode | None = None  # how memory is walked, if the layout shall not decide
+    most: Tiling | None = None  # bounds of blocks and warps
 
     def plan(
         self, *args: object, out: Tensor | tuple[Tensor, ...] | None = None, in_place: bool = False
@@ -83,8 +86,8 @@ class Pointwise:
         tiles = [v for v, k in zip(args, kinds, strict=True) if k is Operand.TILE]
         shape = targets[0].shape
         strides = [_expanded_strides(t, shape) for t in tiles] + [tuple(t.stride()) for t in targets]
-        w = walk(shape, strides, max(t.element_size() for t in targets))
-        results = tuple(None if t.dtype == dtypes.result else dtypes.result for t in targets)
+        w = walk(shape, strides, max(t.element_size() for t in targets), self.mode, self.most)
+        results = tuple(None if dtypes.result in (None, t.dtype) else dtypes.result for t in targets)
         casts = tuple(self._casts(n, k, dtypes) for n, k in zip(self.names, kinds, strict=True))
         passed = []
         for name, kind, own, value in zip(self.names, kinds, casts, args, strict=True):
@@ -127,7 +130,7 @@ class Dtypes:
 
     common: torch.dtype
     compute: torch.dtype
-    result: torch.dtype
+    result: torch.dtype | None  # None: what the scalar function gives is converted straight to what the target has
 
 
 def check_targets(targets: Sequence[Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> None:

@@ -53,17 +53,25 @@ class Walk:
 _NARROW = INT32_EXTENT - 2 * INTERPRETER_ELEMENTS
 
 
-def walk(shape: Sequence[int], strides: Sequence[Sequence[int]], itemsize: int, mode: Mode | None = None) -> Walk:
-    """The walk over tensors of one shape with these strides, results last. `mode` overrides the choice, for tests."""
+def walk(
+    shape: Sequence[int], strides: Sequence[Sequence[int]], itemsize: int, mode: Mode | None = None, most: Tiling | None = None
+) -> Walk:
+    """The walk over tensors of one shape with these strides, results last. `mode` overrides the choice, `most` bounds blocks."""
     sizes, merged = collapse(shape, strides)
     wide = prod(sizes) > _NARROW or any(extent(sizes, s) > _NARROW for s in merged)
     if mode is None:
         mode = _mode(sizes, merged)
-    if mode is Mode.FLAT:
-        return _flat(prod(sizes), len(strides), wide, tiling(itemsize, len(strides), False))
-    if mode is Mode.LINE or len(sizes) < 2:
-        return _line(sizes or [1], merged if sizes else [[1] for _ in strides], wide, tiling(itemsize, len(strides), False))
-    return _tile(*_with_rows_before_columns(sizes, merged), wide, itemsize)
+    sizes, merged = (sizes, merged) if sizes else ([1], [[1] for _ in strides])
+    if mode is Mode.TILE and len(sizes) > 1:
+        sizes, merged = _with_rows_before_columns(sizes, merged)
+        return _tile(sizes, merged, wide, _bounded(tiling(itemsize, len(strides), any(s[-2] == 1 for s in merged)), most))
+    t = _bounded(tiling(itemsize, len(strides), False), most)
+    flat = len(sizes) == 1 and all(s == [1] for s in merged)
+    return _flat(prod(sizes), len(strides), wide, t) if flat else _line(sizes, merged, wide, t)
+
+
+def _bounded(t: Tiling, most: Tiling | None) -> Tiling:
+    return t if most is None else Tiling(min(t.block, most.block), min(t.cols, most.cols), min(t.warps, most.warps))
 
 
 def _mode(sizes: list[int], strides: list[list[int]]) -> Mode:
@@ -110,10 +118,8 @@ def _line(sizes: list[int], strides: list[list[int]], wide: bool, t: Tiling) -> 
     return Walk(pattern, (total, *sizes[1:], *_passed(strides)), (block,), triton.cdiv(total, block), t.warps)
 
 
-def _tile(sizes: list[int], strides: list[list[int]], wide: bool, itemsize: int) -> Walk:
+def _tile(sizes: list[int], strides: list[list[int]], wide: bool, t: Tiling) -> Walk:
     *outer, rows, cols = sizes
-    transposed = any(s[-2] == 1 for s in strides)
-    t = tiling(itemsize, len(strides), transposed)
     block_cols = min(triton.next_power_of_2(cols), t.cols)
     block_rows = min(triton.next_power_of_2(rows), max(1, t.block // block_cols))
     if block_rows * block_cols < t.block:
