@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import TypeAlias
 
 import xxhash
@@ -137,7 +137,7 @@ def name_of(record: Record) -> str:
 
 def encode(record: Record) -> str:
     """The text that `decode` reads back. Raises ValueError for a record that `decode` would refuse."""
-    body = asdict(record)
+    body = vars(record)  # not asdict: its deep copy would be half of the time of a write
     text = canonical(body)
     text = f"{_HEAD}{text}{_tail(kind_of(record), text)}"
     _check_body(type(record), body)

@@ -1,52 +1,24 @@
-"""tools/bench store: import time, first and later reads among 10,000 entries, and what a second process does."""
+"""tools/bench store: import time, many entries, many processes, what a second process does, how well tuning chooses."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from gems_runtime import device, store
-from gems_runtime.records import Decision, digest
-from tools import bench_tuning
-from tools.report import Column, finish, print_table
+from gems_runtime import device
+from tools import bench_entries, bench_tuning
+from tools.figures import COLUMNS, ROOT, Row, median, python
+from tools.report import finish, print_table
 
-ROOT = Path(__file__).resolve().parent.parent
-ENTRIES = 10_000
 RUNS = 5
-
-
-@dataclass(frozen=True)
-class Row:
-    """One figure, with the bound it is held to if there is one."""
-
-    what: str
-    value: float
-    unit: str
-    bound: float | None = None
-    correct: bool = True
-
-    @property
-    def passes(self) -> bool:
-        return self.correct and (self.bound is None or self.value <= self.bound)
-
-
-COLUMNS = (
-    Column("what", "what"),
-    Column("value", "value", ".3f"),
-    Column("unit", "unit"),
-    Column("at most", "bound", ".3g"),
-    Column("correct", "correct"),
-)
 
 IMPORTS = """
 import json, time
@@ -56,25 +28,6 @@ import flag_gems
 imported = time.perf_counter()
 flag_gems.enable()
 print(json.dumps({"import": imported - started, "enable": time.perf_counter() - imported}))
-"""
-
-READS = """
-import json, statistics, sys, time
-from pathlib import Path
-from gems_runtime import store
-keys = json.loads(Path(sys.argv[2]).read_text())
-started = time.perf_counter()
-opened = store.open(Path(sys.argv[1]))
-first = opened.decision(keys[0])
-assert first is not None, "the entries are not on disk"
-first_s = time.perf_counter() - started
-later = []
-for key in keys[1:1001]:
-    started = time.perf_counter()
-    found = opened.decision(key)
-    later.append(time.perf_counter() - started)
-    assert found.key == key
-print(json.dumps({"first": first_s, "later": statistics.median(later), "found": first.key == keys[0]}))
 """
 
 FIRST_CALL = """
@@ -97,43 +50,7 @@ print(json.dumps({"seconds": seconds, "correct": correct, **stats.snapshot()}))
 """
 
 
-def python(code: str, *arguments: str, **environment: str) -> dict[str, object]:
-    """Run code in a new process and read the JSON it prints last."""
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    env = {**os.environ, "PYTHONPATH": path, **environment}
-    done = subprocess.run([sys.executable, "-c", code, *arguments], env=env, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def decision(i: int) -> Decision:
-    """An entry of the size that a tuned matrix product has."""
-    config = {"kwargs": {"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 64, "GROUP": 8}, "num_warps": 8, "num_stages": 3}
-    problem = {"key": {"M": i, "N": 4096, "K": 4096}, "arguments": {}, "constants": {}}
-    fields = {"problem": problem, "kernel": {"source": "0" * 1200}, "device": {"name": "any", "arch": "cuda:90"}}
-    top = [[config, 10.0 + rank] for rank in range(5)]
-    return Decision(digest(fields), "bench.kernel", config, fields, top, {"ok": 5})
-
-
-def reading(folder: Path) -> Iterator[Row]:
-    """Open + first hit, and later hits, in new processes."""
-    print(f"-- writing {ENTRIES} entries", flush=True)
-    filled, keys = store.open(folder / "store"), []
-    for i in range(ENTRIES):
-        record = decision(i)
-        filled.publish(record)
-        keys.append(record.key)
-    (folder / "keys.json").write_text(json.dumps(keys[::-1]))
-    runs = [python(READS, str(folder / "store"), str(folder / "keys.json")) for _ in range(RUNS)]
-    found = all(run["found"] for run in runs)
-    yield Row(f"open and first hit, {ENTRIES} entries", median(runs, "first") * 1e3, "ms", correct=found)
-    yield Row(f"a hit on disk, {ENTRIES} entries", median(runs, "later") * 1e6, "us", correct=found)
-
-
-def median(runs: list[dict[str, object]], name: str) -> float:
-    return statistics.median(float(run[name]) for run in runs)
-
-
-def importing() -> Iterator[Row]:
+def importing(folder: Path) -> Iterator[Row]:
     """What importing flag_gems costs above torch and triton, and what switching it on costs then."""
     interpret = {} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"}
     runs = [python(IMPORTS, **interpret) for _ in range(RUNS)]
@@ -147,7 +64,7 @@ def first_calls(folder: Path) -> Iterator[Row]:
     cold, warm = python(FIRST_CALL, **where), python(FIRST_CALL, **where)
     yield Row("first call of a cold mm, 1024^3 bf16", cold["seconds"], "s", 5.0, cold["correct"])
     yield Row("benchmarks it ran", cold["benchmark"], "")
-    yield Row("first call in a second process", warm["seconds"], "s", None, warm["correct"])
+    yield Row("first call in a second process", warm["seconds"], "s", 0.05, warm["correct"])
     yield Row("benchmarks the second process ran", warm["benchmark"], "", 0)
     yield Row("compiles the second process ran", warm["compile"], "", 0)
 
@@ -164,16 +81,36 @@ def compiled_elsewhere(folder: Path) -> Iterator[Row]:
     yield Row("compiles it ran", cold["compile"], "", 0)
 
 
+def tuning(folder: Path) -> Iterator[Row]:
+    """How well the tuner chooses."""
+    return (Row(*row) for row in bench_tuning.choosing())
+
+
+# name -> what measures it, and whether that needs a GPU
+PARTS = {
+    "import": (importing, False),
+    "reading": (bench_entries.reading, False),
+    "together": (bench_entries.together, False),
+    "many": (bench_entries.many, False),
+    "first": (first_calls, True),
+    "elsewhere": (compiled_elsewhere, True),
+    "tuning": (tuning, True),
+}
+
+
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="tools/bench store", description=__doc__)
     parser.add_argument("--json", help="write the rows to this file")
+    parser.add_argument("--part", action="append", choices=PARTS, help="only this; repeatable")
     options = parser.parse_args(argv)
+    rows: list[Row] = []
     with tempfile.TemporaryDirectory() as scratch:
-        rows = [*importing(), *reading(Path(scratch))]
-        if torch.cuda.is_available():
-            rows += [*first_calls(Path(scratch)), *compiled_elsewhere(Path(scratch)), *(Row(*row) for row in bench_tuning.choosing())]
-        else:
-            print("left out, no CUDA device: first call of a cold mm, second process, kernels compiled elsewhere, regret of tuning")
+        for name in options.part or PARTS:
+            measure, needs_gpu = PARTS[name]
+            if needs_gpu and not torch.cuda.is_available():
+                print(f"left out, no CUDA device: {name}")
+            else:
+                rows += measure(Path(scratch))
     print_table(COLUMNS, [asdict(r) for r in rows])
     finish(options.json, "store", [asdict(r) for r in rows])
     return 0 if all(r.passes for r in rows) else 1

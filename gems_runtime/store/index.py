@@ -84,9 +84,10 @@ class Index:
             raise OSError(f"{self.directory} has been locked for {LOCKED_S} s") from None
 
     def _put(self, name: str, text: str) -> None:
-        if self._cache.volume() > _SIZE_LIMIT:
+        cache = self._cache
+        if self._rows.path.stat().st_size > _SIZE_LIMIT:
             raise OSError(f"{self.directory} holds more than {_SIZE_LIMIT >> 30} GiB")
-        self._cache.set(name, text)
+        cache.set(name, text)
 
     def close(self) -> None:
         """Close the database; it opens again when it is asked."""
