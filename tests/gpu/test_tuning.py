@@ -10,7 +10,8 @@ import torch
 import triton
 import triton.language as tl
 
-from gems_runtime import LibEntry, bench, cli, entry, libtuner, settings, stats, store
+from gems_ops import warming
+from gems_runtime import LibEntry, bench, cli, entry, jobs, libtuner, settings, stats, store
 from gems_runtime.records import Decision
 from gems_runtime.settings import Mode
 
@@ -18,9 +19,10 @@ pytestmark = pytest.mark.gpu
 
 
 @pytest.fixture(autouse=True)
-def own_store(tmp_path: Path):  # noqa: ANN201
+def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # noqa: ANN201
     stats.reset()
     entry.clear_all()
+    monkeypatch.setattr(jobs, "providers", lambda: (warming,))  # in a copied tree nothing is installed
     with settings.override(cache_dir=tmp_path / "gems"):
         yield
 

@@ -163,6 +163,18 @@ def test_a_default_taken_in_a_scope_does_not_outlive_it(tmp_path: Path) -> None:
     assert bench.count == 3
 
 
+def test_what_was_tuned_before_a_scope_is_not_used_in_it_if_the_mode_forbids_that(tmp_path: Path) -> None:
+    entry = LibEntry(load(tmp_path).kernel)
+    call = torch.zeros(1024), torch.zeros(1024), 1024
+    bench.reset(3.0, 2.0, 1.0)
+    entry[GRID](*call)
+    with tune_mode("off"):
+        entry[GRID](*call)
+        assert entry.best_config.kwargs == {"BLOCK": 64}
+    entry[GRID](*call)
+    assert entry.best_config.kwargs == {"BLOCK": 256} and bench.count == 3
+
+
 def fresh(folder: Path, step: int) -> object:
     """A kernel that no other test has compiled."""
     return load(folder, KERNEL.replace("x + 1", f"x + {step}")).kernel
