@@ -56,6 +56,7 @@ class Op:
     resizes_out: bool = False  # the declared form is an out= one, whose tensor arrives empty and is resized
     random: bool = False  # draws from a generator: equal calls differ, and a graph cannot capture them
     waits: bool = False  # the host must wait for the device: a graph cannot capture it
+    may_be_empty: frozenset[str] = frozenset()  # tensor arguments without elements in calls that we serve
     needs_native: bool = False  # routed only where the device has an ATen kernel for it; elsewhere ATen uses its parts
     may_be_empty: frozenset[str] = frozenset()  # tensor arguments that carry nothing on some devices
     composite: bool = False  # CompositeImplicitAutograd, and taken all the same: no result is ever differentiable

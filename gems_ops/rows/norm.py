@@ -60,7 +60,7 @@ class Norm:
 
     def vectors(self, plan: Plan) -> tuple[Code | None, Code | None]:
         """Weight and bias as the kernels take them, dense."""
-        return tuple(_dense(plan, name, t) for name, t in (("weight", self.weight), ("bias", self.bias)))
+        return tuple(dense(plan, name, t) for name, t in (("weight", self.weight), ("bias", self.bias)))
 
     def rows(self, plan: Plan) -> tuple[Code, Code | None, int, int]:
         """x and the residual, and the strides of their rows."""
@@ -102,7 +102,7 @@ def row_stride(t: Tensor, n: int) -> int | None:
     return rows.stride(0) if rows.stride(1) == 1 or n == 1 else None
 
 
-def _dense(plan: Plan, name: str, t: Tensor | None) -> Code | None:
+def dense(plan: Plan, name: str, t: Tensor | None) -> Code | None:
     if t is None:
         return None
     if not t.is_contiguous():
@@ -194,7 +194,7 @@ def plan_gradient(
             plan.launch(
                 _norm_columns_kernel, (blocks, programs), *inputs, mean, rstd, *parts, *strides, COLUMN_ROWS, width, num_warps=8
             )
-    _plan_sums(plan, parts, results[1:], programs, n)
+    plan_column_sums(plan, parts, results[1:], programs, n)
 
 
 def _plan_long_dx(plan: Plan, norm: Norm, tensors: tuple, numbers: tuple) -> tuple[Code | None, Code]:
@@ -232,7 +232,8 @@ def _parts(plan: Plan, norm: Norm, wanted: tuple[bool, bool, bool], programs: in
     return [plan.empty(name, shape, dtype, norm.x.device) if want else None for name, want in names]
 
 
-def _plan_sums(plan: Plan, parts: list[Code | None], results: list[Code | None], programs: int, n: int) -> None:
+def plan_column_sums(plan: Plan, parts: list[Code | None], results: list[Code | None], programs: int, n: int) -> None:
+    """Plan the gradients of weight and bias, those that are not None, from their rows of sums."""
     if any(r is not None for r in results):
         block = _interpreted_columns(n) if device.interpreted() else 32 if n >= 32 * sm_count() else 16
         plan.launch(_add_columns_kernel, (triton.cdiv(n, block),), *parts, *results, programs, n, PARTS, block, num_warps=4)

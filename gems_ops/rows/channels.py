@@ -1,0 +1,182 @@
+"""Plans norms over channels: statistics in splits that meet in a fixed order, then one pass that applies them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+import torch
+import triton
+from torch import Tensor
+
+from gems_ops.layout import contiguous_strides
+from gems_ops.op import Declined
+from gems_ops.plan import Code, Plan
+from gems_ops.promote import opmath
+from gems_ops.reduce.engine import sm_count
+from gems_ops.rows.channel_kernels import (
+    _channel_affine_kernel,
+    _channel_gradient_kernel,
+    _channel_moments_kernel,
+    _channel_sums_kernel,
+    _coefficients_kernel,
+    _finish_moments_kernel,
+)
+from gems_ops.rows.norm import plan_column_sums
+
+TILE = 4096  # elements: 16 for each thread of 8 warps
+_CHANNELS = 64  # of a tile where they are neighbours in memory: 128 bytes of a 2-byte type
+_PROGRAMS_PER_SM = 4
+_MOST_SPLITS = 512
+
+
+@dataclass(frozen=True)
+class Channels:
+    """A tensor as (batch, channel, inner) with a stride of each."""
+
+    sizes: tuple[int, int, int]
+    strides: tuple[int, int, int]
+
+    @property
+    def tile(self) -> tuple[int, int]:
+        """Channels and inner elements of a tile: long along what is dense in memory."""
+        _, channels, inner = self.sizes
+        channels, inner = triton.next_power_of_2(channels), triton.next_power_of_2(inner)
+        if self.strides[2] == 1:
+            block_l = min(inner, TILE // 4)
+            return min(channels, max(1, TILE // 2 // block_l)), block_l
+        block_m = min(channels, _CHANNELS)
+        return block_m, min(inner, TILE // block_m)
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of channels."""
+        return triton.cdiv(self.sizes[1], self.tile[0])
+
+    @property
+    def steps(self) -> int:
+        """Tiles of each block of channels."""
+        return self.sizes[0] * triton.cdiv(self.sizes[2], self.tile[1])
+
+    @property
+    def splits(self) -> tuple[int, int]:
+        """Programs that share a block of channels, and tiles of each."""
+        wanted = max(1, min(_PROGRAMS_PER_SM * sm_count() // self.blocks, self.steps // 2, _MOST_SPLITS))
+        each = triton.cdiv(self.steps, wanted)
+        return triton.cdiv(self.steps, each), each
+
+
+@dataclass(frozen=True)
+class Affine:
+    """How channels find statistics and weights: `shared` channels have one of the first, `n_weights` are of the second."""
+
+    shared: int
+    n_weights: int
+    weight: Code | None
+    bias: Code | None = None
+
+
+def of_images(shape: tuple[int, ...], strides: tuple[int, ...]) -> Channels | None:
+    """An (n, channels, ...) tensor that is contiguous or channels_last; None for other layouts."""
+    n, c, inner = shape[0], shape[1], prod(shape[2:])
+    dense = contiguous_strides(shape)
+    if _same(shape, strides, dense) and len(shape) > 2:
+        return Channels((n, c, inner), (c * inner, inner, 1))
+    last = contiguous_strides((n, *shape[2:], c))
+    if _same(shape, strides, (last[0], last[-1], *last[1:-1])):
+        return Channels((1, c, n * inner), (0, 1, c))
+    return None
+
+
+def _same(shape: tuple[int, ...], a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+    return all(x == y for n, x, y in zip(shape, a, b, strict=True) if n > 1)
+
+
+def plan_moments(
+    plan: Plan, x: Tensor, c: Channels, saved: tuple[Code, Code] | None, running: tuple[Code, Code] | None, momentum: object, eps: object
+) -> tuple[Code, Code]:
+    """Plan mean and 1 / deviation of every channel, also as `saved`; gives the names of those in full precision."""
+    channels, precise = c.sizes[1], opmath(x.dtype)
+    splits, each = c.splits
+    means, squares, counts = (plan.empty(n, (splits, channels), precise, x.device) for n in ("means", "squares", "counts"))
+    mean, rstd = (plan.empty(n, (channels,), precise, x.device) for n in ("wide_mean", "wide_rstd"))
+    plan.launch(
+        _channel_moments_kernel, (c.blocks, splits), Code("x"), means, squares, counts,
+        *c.sizes, *c.strides, each, *c.tile, num_warps=8,
+    )  # fmt: skip
+    padded = triton.next_power_of_2(splits)
+    block = min(triton.next_power_of_2(channels), max(1, 2048 // padded))
+    plan.launch(
+        _finish_moments_kernel, (triton.cdiv(channels, block),), means, squares, counts,
+        *(saved or (None, None)), mean, rstd, *(running or (None, None)), channels, splits, momentum, eps, padded, block,
+    )  # fmt: skip
+    return mean, rstd
+
+
+def plan_affine(plan: Plan, c: Channels, affine: Affine, mean: Code, scale: Code, y: Code, variance_eps: object | None = None) -> None:
+    """Plan y from x. With `variance_eps`, `scale` is a variance."""
+    eps = 0.0 if variance_eps is None else variance_eps
+    plan.launch(
+        _channel_affine_kernel, (c.blocks * c.steps,), Code("x"), mean, scale, affine.weight, affine.bias, y,
+        *c.sizes, *c.strides, affine.n_weights, eps, affine.shared, variance_eps is not None, *c.tile, num_warps=8,
+    )  # fmt: skip
+
+
+def plan_channel_gradient(
+    plan: Plan, x: Tensor, c: Channels, grad: Channels, affine: Affine, mean: Code, scale: Code, results: list[Code | None],
+    constant: bool = False, variance_eps: object | None = None,
+) -> None:  # fmt: skip
+    """Plan dx, dweight and dbias, those that are not None; `constant` statistics do not depend on x."""
+    splits, each = c.splits
+    channels, precise = c.sizes[1], opmath(x.dtype)
+    dx, *vectors = results
+    eps = 0.0 if variance_eps is None else variance_eps
+    tail = (affine.shared, variance_eps is not None, *c.tile)
+    parts: list[Code | None] = [None, None]
+    if not constant or vectors != [None, None]:
+        parts = [plan.empty(n, (splits, channels), precise, x.device) for n in ("dweight_parts", "dbias_parts")]
+        plan.launch(
+            _channel_sums_kernel, (c.blocks, splits), Code("grad"), Code("x"), mean, scale, *parts,
+            *c.sizes, *grad.strides, *c.strides, eps, each, *tail, num_warps=8,
+        )  # fmt: skip
+    if dx is not None:
+        along = level = None
+        if not constant:
+            along, level = _plan_coefficients(plan, x, c, affine, parts, splits)
+        plan.launch(
+            _channel_gradient_kernel, (c.blocks * c.steps,), Code("grad"), Code("x"), mean, scale, affine.weight, along, level, dx,
+            *c.sizes, *grad.strides, *c.strides, affine.n_weights, eps, *tail, num_warps=8,
+        )  # fmt: skip
+    wanted = [part if v is not None else None for part, v in zip(parts, vectors, strict=True)]
+    plan_column_sums(plan, wanted, vectors, splits * channels // affine.n_weights, affine.n_weights)
+
+
+def _plan_coefficients(plan: Plan, x: Tensor, c: Channels, affine: Affine, parts: list[Code | None], splits: int) -> list[Code]:
+    batch, channels, inner = c.sizes
+    n = channels // affine.shared
+    found = [plan.empty(name, (n,), opmath(x.dtype), x.device) for name in ("along", "level")]
+    block_d = min(256, triton.next_power_of_2(affine.shared))
+    block = min(triton.next_power_of_2(n), max(1, 256 // block_d))
+    plan.launch(
+        _coefficients_kernel, (triton.cdiv(n, block),), *parts, affine.weight, *found,
+        n, splits, affine.n_weights, affine.shared, batch * inner * affine.shared, block, block_d,
+    )  # fmt: skip
+    return found
+
+
+def channels_of(t: Tensor, what: str) -> Channels:
+    """`of_images` of a tensor; declines layouts that it does not know."""
+    found = of_images(tuple(t.shape), t.stride()) if t.dim() > 1 else None
+    if found is None:
+        raise Declined(f"{what} is neither contiguous nor channels_last")
+    return found
+
+
+def strided_like(grad: Tensor, x: Channels, shape: tuple[int, ...]) -> Channels:
+    """A gradient of x's geometry: laid out like x, or expanded from one number. Declines any other."""
+    if not any(s for n, s in zip(shape, grad.stride(), strict=True) if n > 1):
+        return Channels(x.sizes, (0, 0, 0))
+    found = of_images(shape, grad.stride())
+    if found is None or found.strides != x.strides:
+        raise Declined("the gradient is not laid out like the input")
+    return found
