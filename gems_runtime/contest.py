@@ -49,6 +49,8 @@ class Contest:
         self._candidates = candidates
         self._incumbent = incumbent
         self.outcomes: dict[int, Outcome] = dict(known)
+        # whether the winner gives the default's answer to the bit; None if nobody looked
+        self.bitwise: bool | None = None
 
     def run(self, publish: Callable[[int, Outcome], None] = lambda place, outcome: None) -> None:
         """Measure what is not known. Each outcome is published as soon as there is one: a killed run loses none."""
@@ -62,6 +64,7 @@ class Contest:
             self._timer = _timer(self._call.tuner)
             policy.known(options_of(self._call.tuner).policy)(self)
             self._defend()
+            self.bitwise = self._is_bitwise()
         finally:
             if self._gate is not None:
                 self._gate.restore()
@@ -97,6 +100,12 @@ class Contest:
         best = self.ranking()[:1]
         if self._incumbent in self.timings() and best != [self._incumbent]:
             self.compare([self._incumbent, *best])
+
+    def _is_bitwise(self) -> bool | None:
+        best = self.ranking()[:1]
+        if self._gate is None or not best:
+            return None
+        return self._gate.passes(self._call.launch(self._candidates[best[0]]), numerics.same_bits)
 
     def _reference(self) -> numerics.Gate | None:
         """The gate with its reference taken from the first candidate that runs, or None where there is no check."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -23,15 +23,16 @@ class Gate:
         self._before = _copy(self._tensors)
         self._want: dict[str, torch.Tensor] | None = None
 
-    def passes(self, launch: Launch) -> bool:
-        """Run on the arguments as they were. The first launch is the reference that all later ones must agree with."""
+    def passes(self, launch: Launch, same: Callable[[torch.Tensor, torch.Tensor], bool] | None = None) -> bool:
+        """Run on the arguments as they were. The first launch is the reference that all later ones must agree with, or
+        be the `same` as."""
         self.restore()
         launch.before()
         launch.run()
         try:
             if self._want is None:
                 self._want = _copy(self._tensors)
-            return all(agree(t, self._want[name]) for name, t in self._tensors.items())
+            return all((same or agree)(t, self._want[name]) for name, t in self._tensors.items())
         finally:
             launch.after()  # may restore arguments itself, so only now
 
@@ -65,6 +66,14 @@ def agree(got: torch.Tensor, want: torch.Tensor) -> bool:
     finite = want[want.isfinite()]
     scale = finite.square().mean().sqrt().item() if finite.numel() else 0.0
     return torch.allclose(got, want, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
+
+
+def same_bits(got: torch.Tensor, want: torch.Tensor) -> bool:
+    """True if the bits are the same, of NaN as well."""
+    if got.is_complex():
+        return same_bits(torch.view_as_real(got), torch.view_as_real(want))
+    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[got.dtype.itemsize]
+    return torch.equal(got.view(integers), want.view(integers))
 
 
 def _identical(a: torch.Tensor, b: torch.Tensor) -> bool:

@@ -172,7 +172,7 @@ class Problem:
         named = ranked[:_TOP] + [i for i in ranked[_TOP:] if i == 0]
         top = [[fingerprint.config_fields(self.candidates[i]), times[i]] for i in named]
         tried = Counter(outcome.status for outcome in contest.outcomes.values())
-        soft = {**_soft(), "measurements": measured}
+        soft = {**_soft(), "measurements": measured, "bitwise": contest.bitwise}
         return Decision(self.key, self.kernel, top[0][0], self.fields, top, dict(tried), soft=soft, **_origin())
 
 

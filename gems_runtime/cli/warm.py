@@ -141,6 +141,8 @@ def _workers(options: argparse.Namespace, compile_target: str | None) -> list[li
     from gems_runtime import device, settings
 
     if compile_target:
+        if options.devices is not None:
+            raise UsageError("--devices tunes on GPUs, and here nothing is tuned; --jobs shares out compiling")
         return [["--target", compile_target]] * options.jobs if options.jobs and options.jobs > 1 else None
     count, ranks = device.count(), settings.ranks()
     if options.devices is None:

@@ -47,7 +47,9 @@ def built(source: Source, folder: Path) -> Path:
     library = folder / f"{source.name}.{source.hash}.{sysconfig.get_config_var('SOABI')}.so"
     if not library.exists():
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            # private, and the store around it as well: what lies here is loaded into processes
+            folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, exist_ok=True)
             _compile(source, library)
         except OSError as error:
             raise BuildError(f"{folder} cannot hold it ({error}); set GEMS_CACHE_DIR to a writable directory") from None

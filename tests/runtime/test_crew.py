@@ -156,9 +156,9 @@ def test_ctrl_c_is_one_sentence(mine: Path, no_gpu: None, monkeypatch: pytest.Mo
     assert code == 130 and err.endswith("gems-cache: stopped; what was measured until now is kept\n")
 
 
-@pytest.mark.parametrize("words", [("--shard", "0/2"), ("--shard", "3/2"), ("--budget", "soon"), ("--devices", "x"), ("--run", "'"), ("--run", "/no/such")])
-def test_wrong_values_are_refused(words: tuple[str, str], no_gpu: None, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(capsys, *words)[0] == 2
+@pytest.mark.parametrize("words", [("--shard", "0/2"), ("--shard", "3/2"), ("--budget", "soon"), ("--devices", "x"), ("--devices", "all"), ("--run", "'"), ("--run", "/no/such")])
+def test_wrong_values_are_refused(words: tuple[str, str], mine: Path, no_gpu: None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "--from", listed(mine, 1), *words)[0] == 2
 
 
 PROGRAM = """

@@ -156,6 +156,16 @@ def test_a_fast_wrong_configuration_never_wins(tmp_path: Path) -> None:
             assert prime(load(tmp_path).kernel).kwargs == {"BLOCK": 256}
 
 
+@pytest.mark.parametrize(("answer", "expected"), [(1.0, True), (1.0 + 1e-6, False), (float("nan"), True)])
+def test_a_decision_says_whether_the_winner_is_bitwise_the_default(tmp_path: Path, answer: float, expected: bool) -> None:
+    default = answer if answer != answer else 1.0
+    with device_with(lambda x, y, n, block: y.fill_(default if block == 64 else answer)):
+        bench.reset(3.0, 2.0, 1.0)
+        assert prime(load(tmp_path).kernel).kwargs == {"BLOCK": 256}
+    (decision,) = (r for r in store.current().records() if isinstance(r, Decision))
+    assert decision.soft["bitwise"] is expected
+
+
 def test_nan_agrees_with_nan(tmp_path: Path) -> None:
     with device_with(lambda x, y, n, block: y.fill_(float("nan"))):
         bench.reset(3.0, 2.0, 1.0)
