@@ -9,6 +9,7 @@ if device.interpreted():
     compat.let_interpreter_patch_once()
     compat.let_interpreter_call_libdevice()
     compat.let_interpreter_compare_scalars()
+    compat.let_interpreter_fuse()
 
 
 def __getattr__(name: str) -> object:

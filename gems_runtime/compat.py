@@ -406,3 +406,21 @@ def let_interpreter_compare_scalars() -> None:
 
     if stock.__module__ == interpreter.__name__:
         interpreter.InterpreterBuilder.binary_op = binary_op
+
+
+def let_interpreter_fuse() -> None:
+    """Make interpreted `tl.fma` round once, as a GPU does: the sign of what it leaves is often all that is wanted of it.
+
+    Triton's interpreter rounds the product too. Ends when its `create_fma` does not (3.6 to 3.9 do).
+    """
+    import numpy as np
+    from triton.runtime import interpreter
+
+    wider = {np.dtype(np.float32): np.float64, np.dtype(np.float64): np.longdouble}
+
+    def fma(self: object, x: object, y: object, z: object) -> object:
+        kind = wider.get(x.data.dtype, x.data.dtype)
+        exact = x.data.astype(kind) * y.data.astype(kind) + z.data.astype(kind)
+        return interpreter.TensorHandle(exact.astype(x.data.dtype), x.dtype.scalar)
+
+    interpreter.InterpreterBuilder.create_fma = fma

@@ -9,6 +9,7 @@ from triton.language.extra import libdevice
 from gems_ops.op import NUMBERS, Sample
 from gems_ops.pointwise.arithmetic import dtypes_differ
 from gems_ops.pointwise.bounds import at_least, at_most
+from gems_ops.pointwise.brief import brief_gelu
 from gems_ops.pointwise.cases import T, few, pairs, plain, several, traffic
 from gems_ops.pointwise.declare import pointwise
 from gems_ops.samples import Samples, unary
@@ -20,14 +21,6 @@ _WIDE = dict(samples=few(-9.0, 9.0), bench=traffic(T))
 def logistic(x):
     """1 / (1 + exp(-x)): exactly 0 and 1 far out, nan stays."""
     return 1.0 / (1.0 + tl.exp(-x))
-
-
-@triton.jit
-def tanh_near_one(x):
-    """From exp of a negative number, so that nothing overflows; a relative error near 0 that callers add 1 to."""
-    small = tl.exp(-2.0 * tl.abs(x))
-    t = (1.0 - small) / (1.0 + small)
-    return tl.where(x < 0, -t, t)
 
 
 @pointwise("aten::sigmoid", **_WIDE)
@@ -56,13 +49,13 @@ SQRT_2_OVER_PI = tl.constexpr(0.79788456080286535588)
 CUBIC = tl.constexpr(0.044715)  # of the tanh approximation, Hendrycks and Gimpel 2016
 
 
-@pointwise("aten::gelu", samples=both(few(-5.0, 5.0)), bench=traffic(T), when=unknown_approximation)
+@pointwise("aten::gelu", brief=brief_gelu, samples=both(few(-5.0, 5.0)), bench=traffic(T), when=unknown_approximation)
 def gelu(self, approximate):
     """self * P(X <= self) for a standard normal X, exactly or by tanh"""
     if approximate == "none":
         return self * 0.5 * (1.0 + tl.erf(self * SQRT_HALF))
     else:
-        return 0.5 * self * (1.0 + tanh_near_one(SQRT_2_OVER_PI * (self + CUBIC * self * self * self)))
+        return self * logistic(2.0 * SQRT_2_OVER_PI * (self + CUBIC * self * self * self))
 
 
 @pointwise("aten::elu", samples=several(((), {}), ((1.5, 0.7, 2), {})), bench=traffic(T))

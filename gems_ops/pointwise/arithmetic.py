@@ -9,6 +9,7 @@ from torch import Tensor
 from triton.language.extra import libdevice
 
 from gems_ops.op import NUMBERS
+from gems_ops.pointwise.brief import brief_power
 from gems_ops.pointwise.cases import T, number_first, pairs, traffic, triples, with_numbers
 from gems_ops.pointwise.declare import pointwise
 from gems_ops.pointwise.functions import inverse, root
@@ -126,14 +127,14 @@ def power(base, exponent):
         return _whole_power(base, exponent)
 
 
-@pointwise("aten::pow.Tensor_Tensor", dtypes=NUMBERS, samples=pairs(low=0.0, high=3.0, low2=0.0), bench=traffic(T, T))
+@pointwise("aten::pow.Tensor_Tensor", brief=brief_power, dtypes=NUMBERS, samples=pairs(low=0.0, high=3.0, low2=0.0), bench=traffic(T, T))
 def pow_tensor(self, exponent):
     """self ** exponent"""
     return power(self, exponent)
 
 
 @pointwise(
-    "aten::pow.Scalar", dtypes=NUMBERS, samples=number_first(2, 0.0, 3.0), promoting=frozenset({"self"}), rounded=True,
+    "aten::pow.Scalar", brief=brief_power, dtypes=NUMBERS, samples=number_first(2, 0.0, 3.0), promoting=frozenset({"self"}), rounded=True,
     contiguous=True, bench=traffic(2.5, T), in_place=False,
 )  # fmt: skip
 def pow_scalar(self, exponent):
@@ -179,7 +180,7 @@ def simple_power(self, exponent):
 @pointwise(
     "aten::pow.Tensor_Scalar", dtypes=NUMBERS, samples=with_numbers(*_EXPONENTS, 2.5, 5, low=0.3),
     bench=traffic(T, 2) + traffic(T, 2.5), when=_negative_for_integers,
-    opinfo=("pow", "square", "float_power"), instead=(_simple, simple_power, frozenset({"exponent"})), **_POW,
+    opinfo=("pow", "square", "float_power"), instead=((_simple, simple_power, frozenset({"exponent"})),), brief=brief_power, **_POW,
 )  # fmt: skip
 def pow(self, exponent):
     """self ** exponent for a number"""

@@ -11,6 +11,7 @@ import triton
 
 from gems_ops.op import DOUBLES, Op, declare
 from gems_ops.plan import Planned
+from gems_ops.pointwise.brief import are_halves
 from gems_ops.pointwise.engine import Pointwise, Promotes
 from gems_ops.promote import Promotion
 from gems_ops.samples import Samples
@@ -35,7 +36,8 @@ def pointwise(
     contiguous: bool = False,
     order: tuple[str, ...] = (),
     when: Callable[..., str | None] | None = None,
-    instead: tuple[Callable[..., bool], Callable[..., object], frozenset[str]] | None = None,
+    instead: tuple[tuple[Callable[..., bool], triton.JITFunction, frozenset[str]], ...] = (),
+    brief: triton.JITFunction | None = None,
     in_place: bool = True,
     **fields: object,
 ) -> Callable[[Callable[..., object]], Callable[..., object]]:
@@ -46,8 +48,8 @@ def pointwise(
     that are compiled in, `keyed` those that `when` looks at, which gets the arguments and gives a reason to leave the
     call to the native kernel, or None; `rounded` says that ATen rounds numbers to the common dtype, `contiguous` that
     the result never follows the operands' layout, `order` names the operands in the order in which ATen looks at their
-    layouts where that is not the schema's. `instead` is (for which arguments, another function to compute them
-    by, its compiled-in numbers). Everything else is `Op`'s.
+    layouts where that is not the schema's. `instead` has (for which arguments, another function to compute them
+    by, its compiled-in numbers), `brief` is another function for 16-bit tensors. Everything else is `Op`'s.
     """
 
     def decorate(fn: Callable[..., object]) -> Callable[..., object]:
@@ -66,19 +68,19 @@ def pointwise(
             promotion, rounded, contiguous, len(schema.returns), order,
             frozenset(n for n in names if kinds[n] in ("float", "Optional[float]")), when,
         )  # fmt: skip
-        object.__setattr__(record, "plan", _choosing(engine, *instead) if instead else engine.plan)
+        choices = (*instead, (are_halves, brief, frozenset())) if brief else instead
+        object.__setattr__(record, "plan", _choosing(engine, choices) if choices else engine.plan)
         declare(record)
         return fn
 
     return decorate
 
 
-def _choosing(
-    engine: Pointwise, applies: Callable[..., bool], fn: Callable[..., object], fixed: frozenset[str]
-) -> Callable[..., Planned]:
-    other = replace(engine, scalar=fn, fixed=engine.fixed | fixed)
+def _choosing(engine: Pointwise, choices: tuple) -> Callable[..., Planned]:
+    others = [(applies, replace(engine, scalar=fn, fixed=engine.fixed | fixed)) for applies, fn, fixed in choices]
 
     def plan(*args: object, **kwargs: object) -> Planned:
-        return (other if applies(*args) else engine).plan(*args, **kwargs)
+        chosen = next((other for applies, other in others if applies(*args)), engine)
+        return chosen.plan(*args, **kwargs)
 
     return plan

@@ -86,7 +86,7 @@ class Pointwise:
         tiles = [v for v, k in zip(args, kinds, strict=True) if k is Operand.TILE]
         shape = targets[0].shape
         strides = [_expanded_strides(t, shape) for t in tiles] + [tuple(t.stride()) for t in targets]
-        w = walk(shape, strides, max(t.element_size() for t in targets), self.mode, self.most)
+        w = walk(shape, strides, max(t.element_size() for t in (*tiles, *targets)), self.mode, self.most)
         results = tuple(None if dtypes.result in (None, t.dtype) else dtypes.result for t in targets)
         casts = tuple(self._casts(n, k, dtypes) for n, k in zip(self.names, kinds, strict=True))
         passed = []

@@ -5,11 +5,13 @@ CUDA's own library computes them, as in ATen's kernels, so that results agree to
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from triton.language.extra import libdevice
 
-from gems_ops.op import ALL, DOUBLES
+from gems_ops.op import ALL, BOOL, DOUBLES, INTS
+from gems_ops.pointwise import brief
 from gems_ops.pointwise.cases import T, few, pairs, traffic
 from gems_ops.pointwise.declare import pointwise
 from gems_ops.promote import Promotion
@@ -67,7 +69,7 @@ def root(x):
     return tl.sqrt(x) if x.dtype == tl.float64 else tl.sqrt_rn(x)
 
 
-@pointwise("aten::sqrt", **_POSITIVE)
+@pointwise("aten::sqrt", brief=brief.brief_sqrt, **_POSITIVE)
 def sqrt(self):
     """square root; nan below 0"""
     return root(self)
@@ -91,7 +93,7 @@ def reciprocal(self):
     return inverse(self)
 
 
-@pointwise("aten::erf", **_FLOAT)
+@pointwise("aten::erf", brief=brief.brief_erf, **_FLOAT)
 def erf(self):
     """error function"""
     return tl.erf(self)
@@ -133,13 +135,13 @@ def acos(self):
     return libdevice.acos(self)
 
 
-@pointwise("aten::atan", **_FLOAT)
+@pointwise("aten::atan", brief=brief.brief_atan, **_FLOAT)
 def atan(self):
     """inverse tangent"""
     return libdevice.atan(self)
 
 
-@pointwise("aten::sinh", **_FLOAT)
+@pointwise("aten::sinh", brief=brief.brief_sinh, **_FLOAT)
 def sinh(self):
     """hyperbolic sine"""
     return libdevice.sinh(self)
@@ -151,31 +153,25 @@ def cosh(self):
     return libdevice.cosh(self)
 
 
-@pointwise("aten::tanh", **_FLOAT)
+@pointwise("aten::tanh", brief=brief.brief_tanh, **_FLOAT)
 def tanh(self):
     """hyperbolic tangent"""
     return libdevice.tanh(self)
 
 
-@pointwise("aten::asinh", **_FLOAT)
+@pointwise("aten::asinh", brief=brief.brief_asinh, **_FLOAT)
 def asinh(self):
     """inverse hyperbolic sine"""
     return libdevice.asinh(self)
 
 
-@pointwise("aten::acosh", **_POSITIVE)
-def acosh(self):
-    """inverse hyperbolic cosine; nan below 1"""
-    return libdevice.acosh(self)
-
-
-@pointwise("aten::atanh", **_UNIT)
+@pointwise("aten::atanh", brief=brief.brief_atanh, **_UNIT)
 def atanh(self):
     """inverse hyperbolic tangent; nan outside [-1, 1]"""
     return libdevice.atanh(self)
 
 
-@pointwise("aten::atan2", dtypes=ALL, promotion=Promotion.INT_TO_FLOAT, samples=pairs(), bench=traffic(T, T))
+@pointwise("aten::atan2", brief=brief.brief_atan2, dtypes=ALL, promotion=Promotion.INT_TO_FLOAT, samples=pairs(), bench=traffic(T, T))
 def atan2(self, other):
     """The angle of the point (other, self)"""
     return libdevice.atan2(self, other)
@@ -187,7 +183,7 @@ def hypot(self, other):
     return libdevice.hypot(self, other)
 
 
-@pointwise("aten::logaddexp", dtypes=DOUBLES, samples=pairs(), bench=traffic(T, T))
+@pointwise("aten::logaddexp", brief=brief.brief_logaddexp, dtypes=DOUBLES, samples=pairs(), bench=traffic(T, T))
 def logaddexp(self, other):
     """log(exp(self) + exp(other)) without overflow"""
     larger = tl.where((self > other) | (self != self), self, other)
@@ -195,10 +191,12 @@ def logaddexp(self, other):
     return tl.where((self == other) & (tl.abs(self) == float("inf")), self, sum)  # inf - inf is nan
 
 
+# CUDA's kernel takes no 16-bit floating point; ATen says so.
+_ANGLE = frozenset({torch.float32, torch.float64}) | INTS | BOOL
 _PI = tl.constexpr(3.14159265358979323846)
 
 
-@pointwise("aten::angle", dtypes=ALL, promotion=Promotion.INT_TO_FLOAT, samples=few(), bench=traffic(T), in_place=False)
+@pointwise("aten::angle", dtypes=_ANGLE, promotion=Promotion.INT_TO_FLOAT, samples=few(), bench=traffic(T), in_place=False)
 def angle(self):
     """The argument of a real number: pi below 0, else 0; nan stays"""
     return tl.where(self != self, self, tl.where(self < 0, _PI, 0.0).to(self.dtype))

@@ -13,11 +13,11 @@ from gems_ops.pointwise.activations import (
     SQRT_HALF,
     both,
     logistic,
-    tanh_near_one,
     tanh_of_softplus,
     unknown_approximation,
 )
 from gems_ops.pointwise.arithmetic import dtypes_differ
+from gems_ops.pointwise.brief import brief_gelu_backward
 from gems_ops.pointwise.cases import T, backward, mask_gradient, plain, traffic, triples
 from gems_ops.pointwise.declare import pointwise
 from gems_ops.samples import gradients
@@ -49,7 +49,7 @@ _DENSITY_AT_0 = tl.constexpr(0.39894228040143267794)  # 1 / sqrt(2 pi)
 
 
 @pointwise(
-    "aten::gelu_backward", samples=both(backward(low=-5.0, high=5.0)), bench=traffic(T, T), in_place=False,
+    "aten::gelu_backward", brief=brief_gelu_backward, samples=both(backward(low=-5.0, high=5.0)), bench=traffic(T, T), in_place=False,
     when=unknown_approximation,
 )  # fmt: skip
 def gelu_backward(grad_output, self, approximate):
@@ -59,7 +59,7 @@ def gelu_backward(grad_output, self, approximate):
         pdf = _DENSITY_AT_0 * tl.exp(-0.5 * self * self)
         return grad_output * (cdf + self * pdf)
     else:
-        t = tanh_near_one(SQRT_2_OVER_PI * (self + CUBIC * self * self * self))
+        t = libdevice.tanh(SQRT_2_OVER_PI * (self + CUBIC * self * self * self))
         slope = SQRT_2_OVER_PI * (1.0 + 3.0 * CUBIC * self * self)
         return grad_output * 0.5 * (1.0 + t + self * (1.0 - t * t) * slope)
 

@@ -106,18 +106,18 @@ def floored_remainder(x, y):
 
 @triton.jit
 def floored_quotient(x, y):
-    """The largest whole number not above x / y, from the exact remainder; x / 0 is infinite or nan."""
+    """The largest whole number not above x / y; x / 0 is infinite or nan, and an infinite x gives nan, as in Python."""
     if not x.dtype.is_floating():
         whole = x // y
         return tl.where((x % y != 0) & ((x < 0) != (y < 0)), whole - 1, whole)
     else:
-        left = libdevice.fmod(x, y)
-        ratio = quotient(x - left, y)
-        ratio = tl.where((left != 0) & ((left < 0) != (y < 0)), ratio - 1.0, ratio)
+        ratio = quotient(x, y)
         rounded = tl.floor(ratio)
-        rounded = tl.where(ratio - rounded > 0.5, rounded + 1.0, rounded)
-        rounded = tl.where(ratio == 0, libdevice.copysign(tl.zeros_like(ratio), quotient(x, y)), rounded)
-        return tl.where(y == 0, quotient(x, y), rounded)
+        # a ratio that was rounded up to a whole number, or to -0, leaves a remainder of the other sign
+        left = tl.where(ratio == 0, x, tl.fma(-rounded, y, x))
+        past = (rounded == ratio) & (left != 0) & ((left < 0) != (y < 0)) & (y != 0)
+        rounded = tl.where(past, rounded - 1.0, rounded)
+        return tl.where((tl.abs(x) == float("inf")) & (y != 0), float("nan"), rounded)
 
 
 @triton.jit
