@@ -10,7 +10,7 @@ from triton.language.extra import libdevice
 
 from gems_ops.op import NUMBERS
 from gems_ops.pointwise.brief import brief_power
-from gems_ops.pointwise.cases import T, number_first, pairs, traffic, triples, with_numbers
+from gems_ops.pointwise.cases import T, number_first, pairs, plain, traffic, triples, with_numbers
 from gems_ops.pointwise.declare import pointwise
 from gems_ops.pointwise.functions import inverse, root
 from gems_ops.pointwise.rounding import quotient
@@ -178,7 +178,7 @@ def simple_power(self, exponent):
 
 
 @pointwise(
-    "aten::pow.Tensor_Scalar", dtypes=NUMBERS, samples=with_numbers(*_EXPONENTS, 2.5, 5, low=0.3),
+    "aten::pow.Tensor_Scalar", dtypes=NUMBERS, samples=plain(with_numbers(*_EXPONENTS, 2.5, 5, low=0.3)),
     bench=traffic(T, 2) + traffic(T, 2.5), when=_negative_for_integers,
     opinfo=("pow", "square", "float_power"), instead=((_simple, simple_power, frozenset({"exponent"})),), brief=brief_power, **_POW,
 )  # fmt: skip

@@ -59,7 +59,7 @@ def gelu_backward(grad_output, self, approximate):
         pdf = _DENSITY_AT_0 * tl.exp(-0.5 * self * self)
         return grad_output * (cdf + self * pdf)
     else:
-        t = libdevice.tanh(SQRT_2_OVER_PI * (self + CUBIC * self * self * self))
+        t = libdevice.tanh((self + self * self * self * CUBIC) * SQRT_2_OVER_PI)
         slope = SQRT_2_OVER_PI * (1.0 + 3.0 * CUBIC * self * self)
         return grad_output * 0.5 * (1.0 + t + self * (1.0 - t * t) * slope)
 
