@@ -118,6 +118,14 @@ def release(version: str) -> tuple[int, int]:
     return int(major), int(minor)
 
 
+def drops_large_grids() -> bool:
+    """True if Triton's launcher multiplies a grid's numbers in 32 bits, and launches nothing where that overflows.
+
+    Ends with the first Triton whose launcher does not (3.6 to 3.9 do: github.com/triton-lang/triton/issues/7260).
+    """
+    return release(triton.__version__) < _UNTRIED
+
+
 def takes_direct_launch(kernel: CompiledKernel) -> bool:
     """True if `kernel.run.launch` is called as `launch_form` says and gets nothing else from `run`.
 

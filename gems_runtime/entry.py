@@ -28,7 +28,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from gems_runtime import compat, device, native, settings, stats, toolchain
 from gems_runtime.chain import Chain, Trace, Values, at_autotuners, is_tuned, trace, unwrap
 from gems_runtime.errors import UsageError
-from gems_runtime.grid import Grid, resolve
+from gems_runtime.grid import Dims, Grid, is_dropped, noted, refuse, resolve
 from gems_runtime.launch import TABLE_LIMIT, Entry, RunTier, count_compiles, global_checks, launches_here, tier_of
 from gems_runtime.signature import CONTENTS, ODD, UNSET, Compiled, IntClasses, IntRows, Param, Shape, Writer, block_of, compile_text
 from gems_runtime.signature import exact, is_reserved, kind_of
@@ -91,6 +91,7 @@ class LibEntry(KernelInterface):
         self._counts = {"earlier": 0, "miss": 0, "stock": 0}
         self._stock_reason = self._chain.stock_reason
         self._is_full = False
+        self._again = False  # under the lock: a call that missed is being launched once more
         self._params = () if self._stock_reason else tuple(_params(self._chain))
         launch = self._first
         if self._stock_reason and not self._chain.autotuners():
@@ -208,7 +209,11 @@ class LibEntry(KernelInterface):
         self._counts["stock"] += 1
         stats.count("stock")
         count_compiles()
-        return self._run_stock(grid, args, kwargs)
+        read: list[Dims] = []
+        result = self._run_stock(noted(grid, read), args, kwargs)
+        if read and compat.drops_large_grids() and is_dropped(read[-1]):
+            refuse(read[-1])
+        return result
 
     def _run_stock(self, grid: Grid, args: tuple[object, ...], kwargs: Values) -> object:
         """Stock Triton, which finds every config chosen already and so benchmarks nothing itself."""
@@ -263,14 +268,27 @@ class LibEntry(KernelInterface):
         stats.count("miss")
         count_compiles()
         compat.forget_colliding_keys(self._chain.jit, device.current_index())
-        result = self._run_stock(grid, args, kwargs)
+        read: list[Dims] = []
+        result = self._run_stock(noted(grid, read), args, kwargs)
         kernel = compat.resolve(result)
         tier = "S" if kernel is None else tier_of(kernel)
         if tier != "S" and not (self._chain.autotuners() and device.is_capturing()):
             self._remember(kernel, tier, trace(self._chain, args, kwargs), call, {**dict(zip(self.arg_names, args)), **kwargs})
             if self._launcher is not None:
                 self._launcher.teach({**call.values, **call.options}, args, kwargs)
+        if read and compat.drops_large_grids() and is_dropped(read[-1]):
+            return self._launch_again(read[-1], grid, args, kwargs)
         return result
+
+    def _launch_again(self, read: Dims, grid: Grid, args: tuple[object, ...], kwargs: Values) -> object:
+        """After a miss that launched nothing: the native tier has no such limit, everything else refuses."""
+        if self._launcher is None or self._again:
+            refuse(read)
+        self._again = True
+        try:
+            return self._launch(grid, *args, **kwargs)
+        finally:
+            self._again = False
 
     def _remember(self, kernel: triton.compiler.CompiledKernel, tier: str, found: Trace, call: Call, after: Values) -> None:
         """Make the entry of a call that launched `kernel`; widen the launch function first if it was too narrow.
@@ -383,6 +401,7 @@ class LibEntry(KernelInterface):
             "_Function": FunctionType,
             "_dtype": tl.dtype,
             "_contents": operator.attrgetter("cell_contents"),
+            "_refuse": refuse,
             "_resolve": partial(resolve, frozenset(constants | ints)),
             "_current_device": device.index_reader(),
             "_stream": device.stream_reader(),

@@ -25,6 +25,10 @@ class NoValidConfig(GemsError):
     """Every candidate configuration of a kernel failed; the message lists the status of each."""
 
 
+class GridTooLarge(GemsError):
+    """A grid of more than 2**31 - 1 programs for a path on which Triton's launcher would silently run none of them."""
+
+
 class SealBroken(GemsError):
     """A kernel was compiled after `seal(on_compile="error")`."""
 

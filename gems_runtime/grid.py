@@ -16,8 +16,12 @@ from types import CodeType, FunctionType, NoneType
 import torch
 import triton
 
+from gems_runtime.errors import GridTooLarge
+
 Dims = tuple[int, int, int]
 LIMIT = 1024
+LARGEST = 2**31 - 1
+Grid = Sequence[int] | Callable[[dict[str, object]], Sequence[int]]
 
 
 class Reads(dict[str, object]):
@@ -71,12 +75,40 @@ def dims(grid: Sequence[int]) -> Dims:
     return grid[0], grid[1] if size > 1 else 1, grid[2] if size > 2 else 1
 
 
+def noted(grid: Grid, seen: list[Dims]) -> Grid:
+    """The same grid, which adds its numbers to `seen` when stock Triton reads it."""
+    if not callable(grid):
+        if isinstance(grid, (tuple, list)) and grid:
+            seen.append(dims(grid))
+        return grid
+
+    @functools.wraps(grid)
+    def ask(values: dict[str, object]) -> Sequence[int]:
+        found = grid(values)
+        seen.append(dims(found))
+        return found
+
+    return ask
+
+
+def is_dropped(found: Dims) -> bool:
+    """True for more programs than an int32 counts. For numbers that a launcher has taken."""
+    return found[0] * found[1] * found[2] > LARGEST
+
+
+def refuse(found: Dims) -> None:
+    """Raise GridTooLarge."""
+    raise GridTooLarge(
+        f"grid {found} has more than {LARGEST} programs, of which Triton's launcher silently runs none; "
+        "launch in parts, or let the native tier serve the call (gems_runtime.native_status() says why it does not)"
+    )
+
+
 def resolve(
     inputs: frozenset[str], grid: object, key: tuple | None, remembered: dict[tuple, Dims], values: dict[str, object]
 ) -> Dims:
     """The numbers of a grid that is no plain tuple; remembered under `key` if it depends on nothing but `inputs`."""
     if not callable(grid):
-        assert grid is not None
         return dims(grid)
     found, names = answer(grid, values, key is not None)
     if names is not None and names <= inputs and all(type(n) is int for n in found):
@@ -124,5 +156,3 @@ def _is_value(value: object) -> bool:
         return all(map(_is_value, value))
     return type(value) in _VALUES
 
-
-Grid = Sequence[int] | Callable[[dict[str, object]], Sequence[int]]

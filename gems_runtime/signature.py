@@ -17,6 +17,7 @@ from triton.runtime.jit import JITFunction
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from gems_runtime import compat
+from gems_runtime.grid import LARGEST
 
 
 class _Unset:
@@ -202,7 +203,7 @@ def make({", ".join(self.bound_names())}):
             pass
         else:
             {self._before()}{self._grid()}
-            _launch({self._call()})
+            _launch({self._call()}){self._after()}
             _hits += 1
             return _kernel
         return _miss(_grid, {self._names(was=True)})
@@ -235,7 +236,7 @@ def make({", ".join(self.bound_names())}):
         shape = self.shape
         names = ["_miss", "_table", "_settings", "_settings_seen", "_runtime", "_runtime_seen", "_compilation"]
         names += ["_enter", "_exit", "_pre_run", "_unset", "_exact", "_block_of", "_ints", "_int_rows", "_Tensor", "_Parameter", "_Descriptor", "_Function"]
-        names += ["_dtype", "_contents", "_resolve", "_current_device", "_stream", "_heuristics", "_tuner"]
+        names += ["_dtype", "_contents", "_resolve", "_refuse", "_current_device", "_stream", "_heuristics", "_tuner"]
         names += [f"_default_{p.name}" for p in shape.params if p.default is not UNSET]
         return names + [f"_{kind}_{i}" for i in range(shape.used_globals) for kind in ("globals", "global_name", "global")]
 
@@ -379,6 +380,12 @@ def make({", ".join(self.bound_names())}):
                 lines += [f"    return _miss(_grid, {self._names(was=True)})"]
         return self._indent(lines, 12)
 
+    def _after(self) -> str:
+        """Refuses a grid that the launcher has taken and dropped."""
+        if not compat.drops_large_grids():
+            return ""
+        return f"\n            if _g0 * _g1 * _g2 > {LARGEST}:\n                _refuse((_g0, _g1, _g2))"
+
     def _grid(self) -> str:
         """Unpacks a tuple, finds a callable's remembered answer, or asks `_resolve`."""
         shape = self.shape
@@ -398,6 +405,8 @@ elif _dims == 2:
 elif _dims == 3:
     _g0, _g1, _g2 = _grid
 else:
+    if _grid is None:
+        return _miss(_grid, {self._names(was=True)})
     _g0 = None
     if type(_grid) is _Function:
         _grid_key = (_grid.__code__, {closure}, {"".join(i + ", " for i in ints)})
