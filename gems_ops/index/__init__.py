@@ -1,3 +1,6 @@
-"""Indexing: embedding and its gradient."""
+"""Indexing: lookups, gathers and scatters."""
 
-from gems_ops.index import lookup, scatter_rows  # noqa: F401  their declarations fill the registry
+import gems_ops.index.along  # noqa: F401
+import gems_ops.index.compact  # noqa: F401
+import gems_ops.index.lookup  # noqa: F401
+import gems_ops.index.scatter_rows  # noqa: F401

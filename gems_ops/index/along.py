@@ -1,0 +1,282 @@
+"""Operators with an index for every element (gather, scatter) or for every slice (index_select, index_copy) of one dimension."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from gems_ops.index.engine import (
+    ADD, ADD_SCALED, FILL, GATHER, SCATTER, Index, plan_indexed, plan_target, refuse_when_deterministic, without,
+)  # fmt: skip
+from gems_ops.index.lookup import INDICES
+from gems_ops.layout import contiguous_strides
+from gems_ops.op import ALL, Declined, Sample, planned, result_buffer
+from gems_ops.plan import Code, Plan, Planned
+from gems_ops.samples import layouts, values
+from gems_ops.shape.walk import bits_of
+from gems_ops.workloads import Workload, random_like
+
+LONG = frozenset({torch.int64})
+# Sums are added up in these; the smaller types are widened first.
+_ADDED = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
+SUMMED = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32, torch.int64})
+
+
+def indices(*shape: int, n: int, dtype: torch.dtype = torch.int64, seed: int = 0) -> Tensor:
+    """Random indices below n."""
+    return torch.randint(0, n, shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def permuted(*shape: int, n: int, dim: int) -> Tensor:
+    """Indices below n, none twice along dim: what is written is then no matter of order."""
+    g = torch.Generator().manual_seed(len(shape))
+    return torch.rand(*shape[:dim], n, *shape[dim + 1 :], generator=g).argsort(dim).narrow(dim, 0, shape[dim]).contiguous()
+
+
+def _dim_of(self: Tensor, dim: int) -> int:
+    if self.dim() == 0 or not -self.dim() <= dim < self.dim():
+        raise Declined(f"dim {dim} of {self.dim()} dimensions")
+    return dim % self.dim()
+
+
+def _each(self: Tensor, dim: int, index: Tensor, other: Tensor | None) -> tuple[int, Index]:
+    """The dimension, and an index that has a place in self for each of its elements."""
+    dim = _dim_of(self, dim)
+    fits = index.dim() == self.dim() and all(
+        i <= n or d == dim for d, (i, n) in enumerate(zip(index.shape, self.shape, strict=True))
+    )
+    if not fits or other is not None and (other.dim() != index.dim() or any(i > n for i, n in zip(index.shape, other.shape, strict=True))):
+        raise Declined(f"indices {tuple(index.shape)} for {tuple(self.shape)}: ATen raises")
+    return dim, Index(Code("index"), index.stride(), self.shape[dim], self.stride()[dim])
+
+
+def _gathers(dtype: torch.dtype) -> Iterator[Sample]:
+    yield Sample((values((5,), dtype), 0, indices(7, n=5)))
+    for dim in (0, 1, -1):
+        yield Sample((values((4, 6), dtype), dim, indices(3, 5, n=4)))
+    yield Sample((values((2, 3, 4), dtype), 1, indices(2, 7, 3, n=3)))
+    for x in layouts((6, 10), dtype):
+        yield Sample((x, 1, indices(6, 20, n=10)[:, ::2]))
+        yield Sample((x, 0, indices(10, 6, n=6).t()))
+    yield Sample((values((300, 9), dtype), 0, indices(1, 9, n=300).expand(40, 9)))
+
+
+def _square(*rest: str) -> tuple[Workload, ...]:
+    n = 8192
+
+    def make(dtype: torch.dtype, where: torch.device) -> tuple[tuple, dict]:
+        index = torch.randint(0, n, (n, n), device=where)
+        return (random_like((n, n), dtype, where), 1, index, *(random_like((n, n), dtype, where) for _ in rest)), {}
+
+    return (Workload("8192x8192 dim 1", make),)
+
+
+@planned("aten::gather", dtypes=ALL, samples=_gathers, argument_dtypes={"index": LONG}, bench=_square())
+def gather(self: Tensor, dim: int, index: Tensor, sparse_grad: bool = False, out: Tensor | None = None) -> Planned:
+    """self's elements at index along dim, in the shape of index."""
+    dim, places = _each(self, dim, index, None)
+    plan = Plan("self", "_dim", "index", "_sparse_grad", out=out)
+    strides = contiguous_strides(index.shape) if out is None else result_buffer(out, index.shape, self.dtype, self.device).stride()
+    result = plan.result(index.shape, self.dtype, self.device)
+    plan_indexed(plan, GATHER, Code("self"), result, [places], index.shape, without(self.stride(), dim), strides)
+    return plan.build(result)
+
+
+def _scatters(*rest: str) -> Callable[[torch.dtype], Iterator[Sample]]:
+    def make(dtype: torch.dtype) -> Iterator[Sample]:
+        for shape, chosen, dim in (((5,), (3,), 0), ((4, 6), (3, 5), 0), ((4, 6), (3, 5), 1), ((2, 3, 4), (2, 2, 3), 1)):
+            index = permuted(*chosen, n=shape[dim], dim=dim)
+            yield Sample((values(shape, dtype), dim, index, values(chosen, dtype, seed=1) if rest else 1))
+        for x in layouts((6, 10), dtype):
+            yield Sample((x, 1, permuted(6, 10, n=10, dim=1), values((10, 6), dtype, seed=1).t() if rest else 1))
+
+    return make
+
+
+def _plan_scatter(
+    self: Tensor, dim: int, index: Tensor, src: Tensor | None, bits: Code | None, action: str, plan: Plan, out: Tensor | None, in_place: bool
+) -> Planned:
+    """`src` or the bits of a number go to index along dim of self."""
+    dim, _ = _each(self, dim, index, src)
+    if src is not None and src.dtype != self.dtype:
+        raise Declined(f"src is {src.dtype}, self {self.dtype}: ATen raises")
+    refuse_when_deterministic(plan)
+    target, strides = plan_target(plan, self, out, in_place)
+    places = Index(Code("index"), index.stride(), self.shape[dim], strides[dim])
+    plan_indexed(
+        plan, action, target, Code("src") if bits is None else bits, [places], index.shape, without(strides, dim),
+        contiguous_strides(index.shape) if src is None else src.stride(),
+    )  # fmt: skip
+    return plan.build(target)
+
+
+@planned(
+    "aten::scatter.src", dtypes=ALL, samples=_scatters("src"), argument_dtypes={"index": LONG}, in_place=True, aliasing=True,
+)  # fmt: skip
+def scatter(self: Tensor, dim: int, index: Tensor, src: Tensor, out: Tensor | None = None, in_place: bool = False) -> Planned:
+    """self with src's elements at index along dim."""
+    plan = Plan("self", "_dim", "index", "src", out=None if in_place else out)
+    return _plan_scatter(self, dim, index, src, None, SCATTER, plan, out, in_place)
+
+
+@planned(
+    "aten::scatter.value", dtypes=ALL, samples=_scatters(), argument_dtypes={"index": LONG}, in_place=True, aliasing=True,
+)  # fmt: skip
+def scatter_value(self: Tensor, dim: int, index: Tensor, value: float, out: Tensor | None = None, in_place: bool = False) -> Planned:
+    """self with one number at index along dim."""
+    plan = Plan("self", "_dim", "index", "value", out=None if in_place else out)
+    bits_of(value, self.dtype)
+    plan.do("bits = {bits_of}(value, {dtype})", bits_of=bits_of, dtype=self.dtype)
+    return _plan_scatter(self, dim, index, None, Code("bits"), FILL, plan, out, in_place)
+
+
+def plan_sums(plan: Plan, self: Tensor, out: Tensor | None, in_place: bool) -> tuple[Code, tuple[int, ...], str]:
+    """(what is added to, its strides, the plan's result): a wider copy of self where its dtype is small."""
+    wide = _ADDED.get(self.dtype)
+    if wide is None:
+        target, strides = plan_target(plan, self, out, in_place)
+        return target, strides, target
+    if out is not None:
+        result_buffer(out, self.shape, self.dtype, self.device)
+    target = plan.empty("target", self.shape, wide, self.device)
+    strides = contiguous_strides(self.shape)
+    plan.do("target.copy_(self)")
+    given = "self" if in_place else "out0" if out is not None else None
+    return target, strides, f"{given}.copy_(target)" if given else "target.to(self.dtype)"
+
+
+@planned(
+    "aten::scatter_add", dtypes=SUMMED, samples=_scatters("src"), argument_dtypes={"index": LONG}, in_place=True, aliasing=True,
+    bench=_square("src"),
+)  # fmt: skip
+def scatter_add(self: Tensor, dim: int, index: Tensor, src: Tensor, out: Tensor | None = None, in_place: bool = False) -> Planned:
+    """self plus src's elements at index along dim; those at one place in no fixed order, as ATen."""
+    dim, _ = _each(self, dim, index, src)
+    if src.dtype != self.dtype:
+        raise Declined(f"src is {src.dtype}, self {self.dtype}: ATen raises")
+    plan = Plan("self", "_dim", "index", "src", out=None if in_place else out)
+    refuse_when_deterministic(plan)
+    target, strides, result = plan_sums(plan, self, out, in_place)
+    places = Index(Code("index"), index.stride(), self.shape[dim], strides[dim])
+    plan_indexed(plan, ADD, target, Code("src"), [places], index.shape, without(strides, dim), src.stride())
+    return plan.build(result)
+
+
+def _slices(self: Tensor, dim: int, index: Tensor) -> tuple[int, int, tuple[int, ...]]:
+    """(dimension, how many slices, strides of the index along the walk) of an index for slices of self."""
+    dim = _dim_of(self, dim)
+    if index.dim() > 1:
+        raise Declined(f"an index of {index.dim()} dimensions: ATen raises")
+    step = index.stride()[0] if index.dim() else 0
+    return dim, index.numel(), tuple(step if d == dim else 0 for d in range(self.dim()))
+
+
+def _selections(dtype: torch.dtype) -> Iterator[Sample]:
+    yield Sample((values((5,), dtype), 0, indices(7, n=5)))
+    for dim in (0, 1, -1):
+        yield Sample((values((4, 6), dtype), dim, indices(5, n=4)))
+    yield Sample((values((2, 3, 4), dtype), 1, indices(9, n=3, dtype=torch.int32)))
+    yield Sample((values((2, 3, 4), dtype), 2, torch.tensor(3)))
+    for x in layouts((6, 10), dtype):
+        yield Sample((x, 1, indices(14, n=10)[::2]))
+        yield Sample((x, 0, indices(9, n=6)))
+    yield Sample((values((40, 700), dtype), 0, indices(50, n=40)))
+
+
+def _selecting(dim: int, *sources: str) -> Workload:
+    n = 8192
+
+    def make(dtype: torch.dtype, where: torch.device) -> tuple[tuple, dict]:
+        index = torch.randperm(n, device=where)
+        return (random_like((n, n), dtype, where), dim, index, *(random_like((n, n), dtype, where) for _ in sources)), {}
+
+    return Workload(f"8192x8192 dim {dim}", make)
+
+
+@planned(
+    "aten::index_select", dtypes=ALL, samples=_selections, argument_dtypes={"index": INDICES}, bench=(_selecting(0), _selecting(1)),
+)  # fmt: skip
+def index_select(self: Tensor, dim: int, index: Tensor, out: Tensor | None = None) -> Planned:
+    """self's slices at index along dim."""
+    dim, n, walk = _slices(self, dim, index)
+    shape = [n if d == dim else size for d, size in enumerate(self.shape)]
+    plan = Plan("self", "_dim", "index", out=out)
+    strides = contiguous_strides(shape) if out is None else result_buffer(out, shape, self.dtype, self.device).stride()
+    result = plan.result(shape, self.dtype, self.device)
+    places = Index(Code("index"), walk, self.shape[dim], self.stride()[dim])
+    plan_indexed(plan, GATHER, Code("self"), result, [places], shape, without(self.stride(), dim), strides)
+    return plan.build(result)
+
+
+def _copies(number: bool, dtype_of_index: torch.dtype = torch.int64) -> Callable[[torch.dtype], Iterator[Sample]]:
+    def make(dtype: torch.dtype) -> Iterator[Sample]:
+        for shape, dim, n in (((5,), 0, 3), ((4, 6), 0, 3), ((4, 6), 1, 5), ((2, 3, 4), 1, 2)):
+            source = values([n if d == dim else size for d, size in enumerate(shape)], dtype, seed=1)
+            yield Sample((values(shape, dtype), dim, permuted(n, n=shape[dim], dim=0), 1 if number else source))
+        for x in layouts((6, 10), dtype):
+            yield Sample((x, 1, permuted(10, n=10, dim=0).to(dtype_of_index), 1 if number else values((10, 6), dtype, seed=1).t()))
+
+    return make
+
+
+def _source(self: Tensor, dim: int, n: int, source: Tensor) -> None:
+    shape = tuple(n if d == dim else size for d, size in enumerate(self.shape))
+    if tuple(source.shape) != shape or source.dtype != self.dtype:
+        raise Declined(f"source {source.dtype} {tuple(source.shape)} for slices {self.dtype} {shape}")
+
+
+@planned(
+    "aten::index_copy", dtypes=ALL, samples=_copies(False), argument_dtypes={"index": LONG}, in_place=True, aliasing=True,
+    bench=(_selecting(0, "source"),),
+)  # fmt: skip
+def index_copy(self: Tensor, dim: int, index: Tensor, source: Tensor, out: Tensor | None = None, in_place: bool = False) -> Planned:
+    """self with source's slices at index along dim."""
+    dim, n, walk = _slices(self, dim, index)
+    _source(self, dim, n, source)
+    plan = Plan("self", "_dim", "index", "source", out=None if in_place else out)
+    refuse_when_deterministic(plan)
+    target, strides = plan_target(plan, self, out, in_place)
+    places = Index(Code("index"), walk, self.shape[dim], strides[dim])
+    plan_indexed(plan, SCATTER, target, Code("source"), [places], source.shape, without(strides, dim), source.stride())
+    return plan.build(target)
+
+
+@planned(
+    "aten::index_fill.int_Scalar", dtypes=ALL, samples=_copies(True), argument_dtypes={"index": LONG}, in_place=True, aliasing=True,
+)  # fmt: skip
+def index_fill(self: Tensor, dim: int, index: Tensor, value: float, out: Tensor | None = None, in_place: bool = False) -> Planned:
+    """self with a number in the slices at index along dim."""
+    dim, n, walk = _slices(self, dim, index)
+    shape = tuple(n if d == dim else size for d, size in enumerate(self.shape))
+    plan = Plan("self", "_dim", "index", "value", out=None if in_place else out)
+    bits_of(value, self.dtype)
+    plan.do("bits = {bits_of}(value, {dtype})", bits_of=bits_of, dtype=self.dtype)
+    target, strides = plan_target(plan, self, out, in_place, torch.empty_like(self, device="meta").stride())
+    places = Index(Code("index"), walk, self.shape[dim], strides[dim])
+    plan_indexed(plan, FILL, target, Code("bits"), [places], shape, without(strides, dim), contiguous_strides(shape), wraps=True)
+    return plan.build(target)
+
+
+@planned(
+    "aten::index_add", dtypes=SUMMED, samples=_copies(False, torch.int32), argument_dtypes={"index": INDICES}, in_place=True,
+    aliasing=True, keyed=frozenset({"alpha"}), bench=(_selecting(0, "source"),),
+)  # fmt: skip
+def index_add(
+    self: Tensor, dim: int, index: Tensor, source: Tensor, alpha: float = 1, out: Tensor | None = None, in_place: bool = False
+) -> Planned:
+    """self plus alpha times source's slices at index along dim; those at one place in no fixed order, as ATen."""
+    dim, n, walk = _slices(self, dim, index)
+    _source(self, dim, n, source)
+    if not isinstance(alpha, (float if self.dtype.is_floating_point else int, int)) or abs(alpha) > 2**24 or alpha * 2**8 % 1:
+        raise Declined(f"alpha {alpha} for {self.dtype}: float32 may not hold it")
+    plan = Plan("self", "_dim", "index", "source", "_alpha", out=None if in_place else out)
+    refuse_when_deterministic(plan)
+    target, strides, result = plan_sums(plan, self, out, in_place)
+    places = Index(Code("index"), walk, self.shape[dim], strides[dim])
+    plan_indexed(
+        plan, ADD if alpha == 1 else ADD_SCALED, target, Code("source"), [places], source.shape, without(strides, dim),
+        source.stride(), alpha=None if alpha == 1 else float(alpha) if self.dtype.is_floating_point else alpha,
+    )  # fmt: skip
+    return plan.build(result)

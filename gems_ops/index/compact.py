@@ -1,0 +1,191 @@
+"""nonzero, masked_select and masked_scatter: the places of what is true, counted in blocks, added up, written in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from gems_ops.op import ALL, BOOL, Declined, Sample, planned
+from gems_ops.plan import Code, Plan, Planned
+from gems_ops.promote import broadcast_shape
+from gems_ops.samples import layouts, values
+from gems_ops.workloads import Workload, random_like
+from gems_runtime import LibEntry, device
+
+BLOCK = 4096
+SUMMED = 4096  # counts that are added up at a time
+MOST_DIMENSIONS = 5
+
+
+@LibEntry
+@triton.jit(do_not_specialize=["n"])
+def _count_kernel(x_ptr, count_ptr, n, BLOCK: tl.constexpr):
+    """How many elements of each block are not zero."""
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    x = tl.load(x_ptr + i, mask=i < n, other=0)
+    tl.store(count_ptr + tl.program_id(0), tl.sum((x != 0).to(tl.int32), 0))
+
+
+@LibEntry
+@triton.jit(do_not_specialize=["n_blocks"])
+def _offsets_kernel(count_ptr, n_blocks, SUMMED: tl.constexpr):
+    """Counts become the counts of all blocks before, in place; behind them stands the total. One program."""
+    total = tl.zeros((), tl.int32)
+    for first in range(0, n_blocks, SUMMED):
+        i = first + tl.arange(0, SUMMED)
+        count = tl.load(count_ptr + i, mask=i < n_blocks, other=0)
+        tl.store(count_ptr + i, total + tl.cumsum(count, 0) - count, mask=i < n_blocks)
+        total += tl.sum(count, 0)
+    tl.store(count_ptr + n_blocks, total)
+
+
+@triton.jit
+def _ranks(mask_ptr, offset_ptr, n, BLOCK: tl.constexpr):
+    """(indices of this program's elements, which are not zero, how many are not zero before each in the tensor)."""
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    found = tl.load(mask_ptr + i, mask=i < n, other=0) != 0
+    ones = found.to(tl.int32)
+    return i, found, tl.load(offset_ptr + tl.program_id(0)) + tl.cumsum(ones, 0) - ones
+
+
+@LibEntry
+@triton.jit(do_not_specialize=["n"])
+def _select_kernel(x_ptr, mask_ptr, offset_ptr, out_ptr, n, BLOCK: tl.constexpr):
+    i, found, rank = _ranks(mask_ptr, offset_ptr, n, BLOCK)
+    tl.store(out_ptr + rank, tl.load(x_ptr + i, mask=found), mask=found)
+
+
+@LibEntry
+@triton.jit(do_not_specialize=["n", "n_found", "size_1", "size_2", "size_3", "size_4"])
+def _places_kernel(
+    x_ptr, offset_ptr, out_ptr, n, n_found, size_1, size_2, size_3, size_4, RANK: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """The coordinates of what is not zero, a column of the result for each dimension."""
+    i, found, rank = _ranks(x_ptr, offset_ptr, n, BLOCK)
+    column = n_found.to(tl.int64)
+    rest = i
+    if RANK > 4:
+        tl.store(out_ptr + 4 * column + rank, (rest % size_4).to(tl.int64), mask=found)
+        rest = rest // size_4
+    if RANK > 3:
+        tl.store(out_ptr + 3 * column + rank, (rest % size_3).to(tl.int64), mask=found)
+        rest = rest // size_3
+    if RANK > 2:
+        tl.store(out_ptr + 2 * column + rank, (rest % size_2).to(tl.int64), mask=found)
+        rest = rest // size_2
+    if RANK > 1:
+        tl.store(out_ptr + column + rank, (rest % size_1).to(tl.int64), mask=found)
+        rest = rest // size_1
+    tl.store(out_ptr + rank, rest.to(tl.int64), mask=found)
+
+
+def plan_ranks(plan: Plan, mask: Code, n: int, where: torch.device) -> tuple[int, int, Code]:
+    """(blocks, their length, offsets): the steps that count what is not zero; the total comes after the last offset."""
+    block = triton.next_power_of_2(n) if device.interpreted() else min(BLOCK, max(64, triton.next_power_of_2(n)))
+    blocks = triton.cdiv(n, block)
+    offsets = plan.empty("offsets", (blocks + 1,), torch.int32, where)
+    plan.launch(_count_kernel, (blocks,), mask, offsets, n, block, num_warps=_warps(block))
+    summed = min(SUMMED, triton.next_power_of_2(blocks))
+    plan.launch(_offsets_kernel, (1,), offsets, blocks, summed, num_warps=_warps(summed))
+    return blocks, block, offsets
+
+
+def _warps(elements: int) -> int:
+    return max(1, min(8, elements // 512))
+
+
+def _wait(plan: Plan, blocks: int, where: torch.device) -> None:
+    """`found` becomes the total; the host waits for it, as ATen's does."""
+    if where.type == "meta":  # compiling for a target with no device
+        plan.do("found = 1")
+    else:
+        plan.do("found = offsets[{blocks}].item()", blocks=blocks)
+
+
+def _tensors(dtype: torch.dtype) -> Iterator[Sample]:
+    for shape in ((), (1,), (7,), (3, 5), (2, 3, 4), (1, 129), (70, 90)):
+        yield Sample((values(shape, dtype, -1.0, 1.0) if dtype.is_floating_point else values(shape, dtype, -2, 2),))
+    for x in layouts((6, 10), dtype):
+        yield Sample((x,))
+    yield Sample((torch.zeros(5, 6, dtype=dtype),))
+    yield Sample((values((2, 2, 3, 2, 3), dtype),))
+
+
+def _nonzero_bench(share: float) -> Workload:
+    def make(dtype: torch.dtype, where: torch.device) -> tuple[tuple, dict]:
+        return ((torch.rand(8192, 8192, device=where) < share).to(dtype),), {}
+
+    return Workload(f"8192x8192, {share:.0%} true", make, dtypes=(torch.float32, torch.bool))
+
+
+@planned("aten::nonzero", dtypes=ALL, samples=_tensors, waits=True, bench=(_nonzero_bench(0.5), _nonzero_bench(0.01)), opinfo=("nonzero", "argwhere"))
+def nonzero(self: Tensor) -> Planned:
+    """The coordinates of the elements that are not zero (nan is not), in order; a row each, laid out by columns."""
+    if not 1 <= self.dim() <= MOST_DIMENSIONS:
+        raise Declined(f"{self.dim()} dimensions")
+    plan = Plan("self")
+    if not self.is_contiguous():
+        plan.do("self = self.contiguous()")
+    n, rank = self.numel(), self.dim()
+    blocks, block, offsets = plan_ranks(plan, Code("self"), n, self.device)
+    _wait(plan, blocks, self.device)
+    plan.do(
+        "out = {allocate}((found, {rank}), (1, max(found, 1)), dtype={long}, device={where})",
+        allocate=torch.empty_strided, rank=rank, long=torch.int64, where=self.device,
+    )  # fmt: skip
+    sizes = [*self.shape[1:], *[1] * (MOST_DIMENSIONS - rank)]
+    plan.launch(
+        _places_kernel, (blocks,), Code("self"), offsets, Code("out"), n, Code("found"), *sizes, rank, block,
+        num_warps=_warps(block),
+    )  # fmt: skip
+    return plan.build("out")
+
+
+def _masked(dtype: torch.dtype) -> Iterator[Sample]:
+    for a, b in (((), ()), ((7,), (7,)), ((3, 5), (5,)), ((3, 1), (1, 5)), ((70, 90), (70, 90)), ((4,), ())):
+        yield Sample((values(a, dtype), values(b, torch.bool, seed=1)))
+    for x in layouts((4, 6), dtype):
+        yield Sample((x, values((6, 4), torch.bool, seed=1).t()))
+    yield Sample((values((5,), dtype), torch.zeros(5, dtype=torch.bool)))
+
+
+def _mask_bench(*sources: str) -> tuple[Workload, ...]:
+    shape = (8192, 8192)
+
+    def make(dtype: torch.dtype, where: torch.device) -> tuple[tuple, dict]:
+        tensors = [random_like(shape, dtype, where) for _ in ("self", *sources)]
+        return (tensors[0], random_like(shape, torch.bool, where), *tensors[1:]), {}
+
+    return (Workload("8192x8192", make),)
+
+
+def _expanded(plan: Plan, shape: tuple[int, ...], **tensors: Tensor) -> None:
+    for name, t in tensors.items():
+        if tuple(t.shape) != shape or not t.is_contiguous():
+            plan.do(name + " = " + name + ".expand({shape}).contiguous()", shape=shape)
+
+
+@planned(
+    "aten::masked_select", dtypes=ALL, samples=_masked, argument_dtypes={"mask": BOOL}, waits=True, bench=_mask_bench(),
+)  # fmt: skip
+def masked_select(self: Tensor, mask: Tensor) -> Planned:
+    """The elements of self where mask is true, in order."""
+    shape = broadcast_shape([self, mask])
+    plan = Plan("self", "mask")
+    _expanded(plan, shape, self=self, mask=mask)
+    return plan_selection(plan, torch.Size(shape).numel(), self.dtype, self.device)
+
+
+def plan_selection(plan: Plan, n: int, dtype: torch.dtype, where: torch.device) -> Planned:
+    """The plan that selects from `self` by `mask`, both contiguous and of n elements."""
+    blocks, block, offsets = plan_ranks(plan, Code("mask"), n, where)
+    _wait(plan, blocks, where)
+    plan.do("out = {allocate}((found,), (1,), dtype={dtype}, device={where})", allocate=torch.empty_strided, dtype=dtype, where=where)
+    plan.launch(
+        _select_kernel, (blocks,), Code("self"), Code("mask"), offsets, Code("out"), n, block, num_warps=_warps(block),
+    )  # fmt: skip
+    return plan.build("out")
