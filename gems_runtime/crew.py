@@ -1,7 +1,8 @@
 """Many jobs, several worker processes: one for each device, or as many as are asked for where nothing is tuned.
 
 Every worker gets its next job when it is done with the last, so a slow one holds nobody up. A worker that dies takes
-its job with it: that job is reported as failed, and another worker is started.
+its job with it: that job is reported as failed, and another worker is started; so it is after one whose job broke the
+device's context.
 """
 
 from __future__ import annotations
@@ -62,6 +63,9 @@ def _feed(
         result = worker.run(job)
         if result is None:
             result, worker = Result(job.label, f"the worker that ran it ended with code {worker.close()}"), None
+        elif result.fatal:
+            worker.close()
+            worker = None
         keep(result)
     if worker is not None:
         worker.close()

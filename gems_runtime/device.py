@@ -82,6 +82,15 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
+def works() -> bool:
+    """False once a kernel has broken this process's context (an illegal address, say): every later call fails too."""
+    try:
+        synchronize()
+    except RuntimeError:
+        return False
+    return True
+
+
 def identity() -> DeviceIdentity:
     """Identity of the current device, or of the compile target when there is no device."""
     if interpreted():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import triton
 
-from gems_runtime import journal, stats, store, target, tuner
+from gems_runtime import device, journal, stats, store, target, tuner
 from gems_runtime.candidates import LAUNCH_ERRORS, compile_all
 from gems_runtime.errors import GemsError, StoreError
 from gems_runtime.jobs import Job
@@ -33,6 +33,7 @@ class Result:
     label: str
     error: str = ""
     skipped: bool = False
+    fatal: bool = False  # the process can use its device no more
     tuned: int = 0
     benchmarks: int = 0
     compiles: int = 0
@@ -50,7 +51,7 @@ class Report:
 
     calls: int = 0
     skipped: int = 0
-    left: int = 0  # not begun when the budget was spent
+    left: int = 0  # not begun: the time was spent, or the device's context broken
     tuned: int = 0
     benchmarks: int = 0
     compiles: int = 0
@@ -108,7 +109,8 @@ class Runner:
         except JOB_ERRORS as failure:
             error = f"{type(failure).__name__}: {failure}"[:500]
         after = stats.snapshot()
-        return Result(job.label, error, **{name: after[c] - before[c] for name, c in _COUNTED.items()})
+        fatal = bool(error) and not device.works()
+        return Result(job.label, error, fatal=fatal, **{name: after[c] - before[c] for name, c in _COUNTED.items()})
 
 
 @contextlib.contextmanager
@@ -129,14 +131,17 @@ def _compile_candidates(choice: tuner.Choice) -> None:
 def run(
     jobs: Iterable[Job], compile_target: str | None, resume: bool = False, budget_s: float | None = None
 ) -> Report:
-    """Run every job in this process. A job that fails is reported, and the rest go on; after `budget_s` none is begun."""
-    report, began = Report(target=compile_target or ""), time.monotonic()
+    """Run every job in this process. A job that fails is reported, and the rest go on; after `budget_s`, and after one
+    that broke the device's context, none is begun."""
+    report, began, is_broken = Report(target=compile_target or ""), time.monotonic(), False
     with working_for(compile_target, resume) as runner:
         for job in jobs:
-            if budget_s is not None and time.monotonic() - began > budget_s:
+            if is_broken or (budget_s is not None and time.monotonic() - began > budget_s):
                 report.left += 1
-            else:
-                report.add(runner.run(job))
+                continue
+            result = runner.run(job)
+            report.add(result)
+            is_broken = result.fatal
     report.seconds = time.monotonic() - began
     return report
 

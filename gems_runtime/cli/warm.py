@@ -89,7 +89,7 @@ def _run(options: argparse.Namespace) -> int:
     for failure in report.failed:
         talk(f"{failure['label']}: {failure['error']}")
     if report.left:
-        talk(f"{report.left} calls were not begun in the time given; the same command with --resume does the rest")
+        talk(f"{report.left} calls were not begun; the same command with --resume does the rest")
     answer(options, report.fields(), str(report))
     return FINDINGS if report.failed or report.left or code else DONE
 

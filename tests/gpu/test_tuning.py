@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from gems_ops import warming
-from gems_runtime import LibEntry, bench, cli, entry, jobs, libtuner, settings, stats, store
+from gems_runtime import LibEntry, bench, cli, crew, entry, jobs, libtuner, settings, stats, store
 from gems_runtime.records import Decision
 from gems_runtime.settings import Mode
 
@@ -112,3 +112,21 @@ def test_doctor_looks_at_the_device(capsys: pytest.CaptureFixture[str]) -> None:
     _, checks = said(capsys, "doctor")
     found = {one["name"]: one for one in checks}
     assert found["device"]["state"] == "ok" and "%" in found["clock noise"]["text"] and "other GPU users" in found
+
+
+BREAKER = """
+import triton, triton.language as tl
+
+@triton.jit
+def kernel(x_ptr, n, BLOCK: tl.constexpr):
+    tl.store(x_ptr + n * 1_000_000_000 + tl.arange(0, BLOCK), 1.0)
+"""
+
+
+def test_a_call_that_breaks_the_device_costs_itself_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "breaker.py").write_text(BREAKER)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parents[2]}:{tmp_path}")
+    calls = [jobs.KernelJob(f"{tmp_path}/breaker.py:kernel", jobs.argspec.parse(f"*fp32[64], {n}, BLOCK=64"), "1") for n in (1, 0)]
+    report = crew.run(calls, [["--device", "0"]])
+    assert [failure["label"] for failure in report.failed] == [calls[0].label] and "illegal" in report.failed[0]["error"]

@@ -142,6 +142,14 @@ def test_a_call_that_fails_is_reported_and_the_rest_go_on() -> None:
     assert str(report).endswith(", 2 FAILED")
 
 
+def test_after_a_call_that_breaks_the_device_none_is_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process, where nothing can be run any more; a crew starts another worker."""
+    calls = [FakeJob("a"), FakeJob("b", RuntimeError("an illegal memory access was encountered")), FakeJob("c")]
+    monkeypatch.setattr("gems_runtime.device.works", lambda: False)
+    report = warm.run(calls, "cuda:90")
+    assert (report.calls, report.left, [f["label"] for f in report.failed]) == (2, 1, ["b"])
+
+
 def test_the_driver_is_put_back_also_after_an_error() -> None:
     before = triton.runtime.driver._active
     with pytest.raises(ValueError), target.compiling_for("cuda:90"):
