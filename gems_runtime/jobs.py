@@ -226,13 +226,19 @@ def shard(jobs: list[Job], place: int, of: int) -> list[Job]:
 def recorded(command: list[str]) -> tuple[list[Job], int]:
     """Run a program in record mode: the calls it made that no decision serves, and its exit code.
 
-    What it prints goes to stderr. Raises UsageError if it cannot be started.
+    What it prints goes to stderr. Ctrl-C ends the program alone. Raises UsageError if it cannot be started.
     """
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "untuned.jsonl"
         environment = settings.environment(GEMS_TUNE="record", GEMS_UNTUNED=str(log))
         try:
-            code = subprocess.run(command, env=environment, stdout=_STDERR).returncode
+            program = subprocess.Popen(command, env=environment, stdout=_STDERR)
         except OSError as error:
             raise UsageError(f"cannot run {command[0]!r}: {error.strerror}") from None
+        with program:
+            try:
+                code = program.wait()
+            except KeyboardInterrupt:  # how a server is ended: it got the signal too
+                program.wait()
+                code = 0
         return (file_jobs(log) if log.exists() else []), code

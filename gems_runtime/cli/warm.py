@@ -32,7 +32,7 @@ Under torchrun each process takes its share of the calls, on its own device.
 def _arguments(parser: argparse.ArgumentParser) -> None:
     selection.add_arguments(parser)
     add = parser.add_argument
-    add("--run", type=_command, metavar="COMMAND", help="run this program in record mode, and warm the calls it made that were not tuned")
+    add("--run", type=_command, metavar="COMMAND", help="run this program in record mode until it or Ctrl-C ends it; warm the calls it made that were not tuned")
     add("--compile-only", action="store_true", help="tune nothing; the default where there is no GPU")
     add("--devices", type=_devices, help="all, or numbers such as 0,2: one worker process for each GPU")
     add("--jobs", type=positive, help="compilations at a time: worker processes with --compile-only, else threads")

@@ -191,6 +191,23 @@ def test_a_program_that_fails_is_a_finding(mine: Path, no_gpu: None, capfd: pyte
     assert code == 1 and answer["calls"] == 0 and "ended with code 7" in err
 
 
+SERVER = """
+import os, signal, time
+with open(os.environ["GEMS_UNTUNED"], "w") as log, open("calls.jsonl") as calls:
+    log.write(calls.read())
+os.kill(os.getppid(), signal.SIGINT)
+time.sleep(0.2)
+raise SystemExit(130)
+"""
+
+
+def test_ctrl_c_ends_the_program_and_what_it_called_is_warmed(mine: Path, no_gpu: None, capfd: pytest.CaptureFixture[str]) -> None:
+    listed(mine, 16)
+    (mine / "server.py").write_text(SERVER)
+    code, answer, err = run(capfd, "--run", f"{sys.executable} server.py")
+    assert code == 0 and answer["calls"] == 1 and "made 1 calls" in err
+
+
 def test_a_recorded_grid_is_right_for_every_candidate(tmp_path: Path, own_store: Path, triton_cache: None) -> None:
     launched: list[tuple] = []
     module = load(tmp_path)
