@@ -58,8 +58,8 @@ def div(self, other):
 
 @pointwise("aten::neg", dtypes=NUMBERS, samples=unary(), bench=traffic(T))
 def neg(self):
-    """-self"""
-    return -self
+    """-self, -0.0 for 0.0; Triton's own minus subtracts from 0, which gives 0.0"""
+    return self * -1.0 if self.dtype.is_floating() else -self
 
 
 def _value_is_odd(self: Tensor, tensor1: Tensor, tensor2: Tensor, value: object) -> str | None:

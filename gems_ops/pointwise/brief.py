@@ -42,7 +42,7 @@ def brief_erf(self):
     square = self * self
     near = self * (1.1283792 + square * (-0.37612638 + square * 0.11283792))
     far = 1.0 - 2.0 * normal_tail(a * 1.4142135623730951)
-    return tl.where(a < 0.1, near, tl.where(self < 0, -far, far))
+    return tl.where(a < 0.1, near, libdevice.copysign(far, self))
 
 
 @triton.jit
@@ -50,7 +50,7 @@ def brief_tanh(self):
     square = self * self
     near = self * (1.0 + square * (-0.33333333 + square * 0.13333333))
     far = 1.0 - 2.0 / (tl.exp(2.0 * tl.abs(self)) + 1.0)
-    return tl.where(square < 0.01, near, tl.where(self < 0, -far, far))
+    return tl.where(square < 0.01, near, libdevice.copysign(far, self))
 
 
 @triton.jit
@@ -59,7 +59,7 @@ def brief_sinh(self):
     near = self * (1.0 + square * (0.16666667 + square * 0.0083333333))
     half = tl.exp(tl.abs(self) - 0.6931471805599453)  # of e ** |x|, which overflows earlier
     far = half - 0.25 / half
-    return tl.where(square < 0.1, near, tl.where(self < 0, -far, far))
+    return tl.where(square < 0.1, near, libdevice.copysign(far, self))
 
 
 @triton.jit
@@ -68,7 +68,7 @@ def brief_asinh(self):
     square = self * self
     near = self * (1.0 + square * (-0.16666667 + square * 0.075))
     far = tl.log(tl.where(a > 1e9, a, a + tl.sqrt(square + 1.0))) + tl.where(a > 1e9, 0.6931471805599453, 0.0)
-    return tl.where(a < 0.1, near, tl.where(self < 0, -far, far))
+    return tl.where(a < 0.1, near, libdevice.copysign(far, self))
 
 
 @triton.jit
@@ -94,7 +94,7 @@ def brief_atan(self):
     a = tl.abs(self)
     inner = _arctangent(tl.where(a > 1.0, 1.0 / a, a))
     angle = tl.where(a > 1.0, 1.5707963267948966 - inner, inner)
-    return tl.where(self < 0, -angle, angle)
+    return libdevice.copysign(angle, self)
 
 
 @triton.jit
@@ -131,7 +131,7 @@ def brief_power(self, exponent):
     whole = tl.floor(exponent) == exponent
     odd = whole & (tl.floor(exponent * 0.5) != exponent * 0.5)
     below = libdevice.copysign(tl.full(self.shape, 1.0, tl.float32), self) < 0
-    signed = tl.where((self < 0) & (whole == 0) & (a != float("inf")), float("nan"), tl.where(below & odd, -size, size))
+    signed = tl.where((self < 0) & (whole == 0) & (a != float("inf")), float("nan"), tl.where(below & odd, size * -1.0, size))
     undefined = ((self != self) & (exponent != 0)) | ((exponent != exponent) & (self != 1.0))
     return tl.where(undefined, float("nan"), signed)
 

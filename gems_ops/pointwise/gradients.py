@@ -81,7 +81,7 @@ def elu_backward(grad_output, alpha, scale, input_scale, is_result, self_or_resu
         below = grad_output * input_scale * (self_or_result + negative)
     else:
         below = grad_output * input_scale * negative * libdevice.exp(self_or_result * input_scale)
-    return tl.where(self_or_result <= 0, below, grad_output * scale)
+    return tl.where(self_or_result > 0, grad_output * scale, below)
 
 
 @pointwise("aten::softplus_backward", samples=backward(2, 1.5), bench=traffic(T, T, 1.0, 20.0), in_place=False)
@@ -133,7 +133,7 @@ def prelu_backward(grad_output, self, weight):
 
 @pointwise(
     "aten::native_dropout_backward", samples=mask_gradient(), argument_dtypes={"mask": BOOL}, raw=frozenset({"mask"}),
-    in_place=False, opinfo=("nn.functional.dropout",),
+    in_place=False,
 )  # fmt: skip
 def dropout_backward(grad_output, mask, scale):
     """grad_output * mask * scale"""

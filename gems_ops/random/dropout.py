@@ -53,7 +53,7 @@ def _samples(dtype: torch.dtype) -> Iterator[Sample]:
 
 @planned(
     "aten::native_dropout", dtypes=FLOATS, samples=_samples, random=True,
-    keyed=frozenset({"p"}), bench=stream(1, (8192, 8192), 0.3, True), opinfo=("nn.functional.dropout",),
+    keyed=frozenset({"p"}), bench=stream(1, (8192, 8192), 0.3, True),
 )  # fmt: skip
 def native_dropout(input: Tensor, p: float, train: bool | None) -> Planned:
     """(input with a share p of its elements 0 and the others divided by 1 - p, which were kept)"""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -30,6 +30,10 @@ ON_GPU = torch.cuda.is_available()
 # The interpreter takes about 14 ms a launch. Extremal and strided samples come last, so few samples are taken evenly.
 SAMPLES = int(os.environ.get("OPINFO_SAMPLES", 1000 if ON_GPU else 30))
 FORMS_SAMPLES = 12 if ON_GPU else 4  # of which in-place and out= are tried
+# Pointwise operators are many and share one engine, whose layouts, dtypes and special values test_pointwise_*.py cover:
+# interpreted, few samples are taken of each, in one dtype of each kind, unless the number is given.
+BRIEF = not ON_GPU and "OPINFO_SAMPLES" not in os.environ
+KINDS = frozenset({torch.float32, torch.bfloat16, torch.int64, torch.bool})
 ERRORS = (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError)
 
 
@@ -39,6 +43,11 @@ def infos_of(op: Op) -> list[OpInfo]:
         return []
     names = op.opinfo or (base_name(op.name).strip("_"), f"nn.functional.{op.function_name}")
     return [info for info in op_db if info.full_name in names]
+
+
+def is_brief(ops: Iterable[Op]) -> bool:
+    """True for operators of which few samples are taken."""
+    return BRIEF and all(o.family == "pointwise" for o in ops)
 
 
 def cases() -> list[tuple[OpInfo, tuple[Op, ...], torch.dtype]]:
@@ -51,6 +60,8 @@ def cases() -> list[tuple[OpInfo, tuple[Op, ...], torch.dtype]]:
     for name in sorted(by_info):
         info, ops = by_info[name]
         dtypes = set().union(*(o.dtypes for o in ops)) & info.supported_dtypes(device.torch_device().type)
+        if is_brief(ops) and dtypes & KINDS:
+            dtypes &= KINDS
         found += [(info, tuple(ops), dtype) for dtype in sorted(dtypes, key=str)]
     return found
 
@@ -186,24 +197,24 @@ def out_like(t: Tensor, kind: str) -> Tensor:
     return torch.zeros(shape, dtype=other if kind == "wrong dtype" else t.dtype, device=t.device)
 
 
-def trials_of(info: OpInfo, dtype: torch.dtype) -> Iterator[Trial]:
+def trials_of(info: OpInfo, dtype: torch.dtype, few: bool) -> Iterator[Trial]:
     """Values and gradients of every sample in every layout, then the forms of some."""
     grad = info.supports_autograd and dtype in info.supported_backward_dtypes(device.torch_device().type)
-    for i, base in enumerate(samples_of(info, dtype, grad, SAMPLES)):
+    for i, base in enumerate(samples_of(info, dtype, grad, 3 if few else SAMPLES)):
         for sample in layouts(base):
             given = (sample.input, sample.args, sample.kwargs)
             label = f"{info.full_name} {dtype} sample {i} {[tuple(t.shape) for t in tensors(given)]}"
             yield Trial(label, run(info), given, truth_of(info, sample))
             if grad:
                 yield Trial(f"{label} gradient", gradients(info), given, true_gradients(info, sample))
-    for i, sample in enumerate(samples_of(info, dtype, False, FORMS_SAMPLES)):
+    for i, sample in enumerate(samples_of(info, dtype, False, 1 if few else FORMS_SAMPLES)):
         yield from form_trials(info, sample, f"{info.full_name} {dtype} sample {i}")
 
 
 @pytest.mark.filterwarnings("ignore")  # ATen warns about resized outputs, with and without us
 @pytest.mark.parametrize("info, ops, dtype", CASES, ids=IDS)
 def test_samples(info: OpInfo, ops: tuple[Op, ...], dtype: torch.dtype) -> None:
-    trials = list(trials_of(info, dtype))
+    trials = list(trials_of(info, dtype, is_brief(ops)))
     reset_counters()
     compare_all(trials, max(o.error_factor for o in ops), [o.name for o in ops if o.random])
     bases = {base_name(o.name).rstrip("_") for o in ops if dtype in o.dtypes}

@@ -1,0 +1,103 @@
+"""nan, infinities, signed zeros and extremes: the same special values, with the same signs, as ATen's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+import flag_gems
+from gems_ops.register import counters, reset_counters
+from gems_runtime import device
+
+HERE = device.torch_device()
+NAN, INF = float("nan"), float("inf")
+NUMBERS = (NAN, INF, -INF, 0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 2.0, -2.0, 3.0, -3.0, 7.5, 1e30, -1e30)
+
+UNARY = (
+    torch.abs, torch.neg, torch.sign, torch.ceil, torch.floor, torch.trunc, torch.round, torch.exp, torch.exp2, torch.expm1,
+    torch.log, torch.log2, torch.log10, torch.log1p, torch.sqrt, torch.rsqrt, torch.reciprocal, torch.tanh, torch.sinh, torch.cosh,
+    torch.asin, torch.acos, torch.atan, torch.asinh, torch.atanh, torch.erf, torch.erfc, torch.sigmoid, torch.relu,
+    torch.isnan, torch.isinf, torch.isfinite, torch.logical_not, torch.nan_to_num, torch.nn.functional.silu,
+    torch.nn.functional.softplus, torch.nn.functional.elu, torch.nn.functional.hardsigmoid, torch.nn.functional.mish,
+)  # fmt: skip
+BINARY = (
+    torch.add, torch.sub, torch.mul, torch.div, torch.pow, torch.atan2, torch.hypot, torch.maximum, torch.minimum, torch.fmax,
+    torch.fmin, torch.floor_divide, torch.remainder, torch.fmod, torch.logaddexp, torch.eq, torch.ne, torch.lt, torch.ge,
+    torch.logical_and, torch.logical_xor, torch.clamp_min, torch.clamp_max, torch.isclose,
+)  # fmt: skip
+
+
+def kinds(x: Tensor) -> Tensor:
+    """For each element: nan 0, infinite 1, zero 2, else 3; negative ones and -0 with a minus, nan without sign."""
+    if x.dtype == torch.bool:
+        return x.int()
+    kind = torch.where(x.isnan(), 0, torch.where(x.isinf(), 1, torch.where(x == 0, 2, 3)))
+    return torch.where(torch.signbit(x) & ~x.isnan(), -kind, kind)
+
+
+# Which of 0 and -0 is larger, ATen's own kernels answer differently for different dtypes.
+ANY_ZERO = frozenset({"relu", "maximum", "minimum", "fmax", "fmin", "clamp_min", "clamp_max", "clamp"})
+
+
+def compare(function: Callable[..., Tensor], *args: Tensor) -> None:
+    expected = function(*args)
+    reset_counters()
+    with flag_gems.use_gems():
+        got = function(*args)
+    assert any(c.served for c in counters().values())
+    ours, atens = kinds(got), kinds(expected)
+    if function.__name__ in ANY_ZERO:
+        ours, atens = (torch.where(kind == -2, 2, kind) for kind in (ours, atens))
+    wrong = (ours != atens).nonzero().tolist()
+    broadcast = torch.broadcast_tensors(*args)
+    assert not wrong, [(*(t[tuple(i)].item() for t in broadcast), got[tuple(i)].item(), expected[tuple(i)].item()) for i in wrong[:8]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("function", UNARY, ids=lambda f: f.__name__)
+def test_one_operand(function: Callable[..., Tensor], dtype: torch.dtype) -> None:
+    compare(function, torch.tensor(NUMBERS, dtype=dtype, device=HERE))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("function", BINARY, ids=lambda f: f.__name__)
+def test_two_operands(function: Callable[..., Tensor], dtype: torch.dtype) -> None:
+    x = torch.tensor(NUMBERS, dtype=dtype, device=HERE)
+    compare(function, x[:, None].contiguous(), x)
+
+
+@pytest.mark.parametrize("limits", [(NAN, 1.0), (-1.0, NAN), (INF, 1.0), (2.0, 1.0), (None, 0.0)], ids=str)
+def test_clamp(limits: tuple) -> None:
+    def clamp(x: Tensor) -> Tensor:
+        return torch.clamp(x, *limits)
+
+    compare(clamp, torch.tensor(NUMBERS, device=HERE))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int32, torch.int64], ids=lambda d: str(d)[6:])
+def test_integers_wrap_around_and_shift_out(dtype: torch.dtype) -> None:
+    limits = torch.iinfo(dtype)
+    x = torch.tensor([limits.min, limits.max, 0, 1, 5], dtype=dtype, device=HERE)
+    amounts = torch.tensor([0, 1, 7, 8, 31, 63, 64, 100], device=HERE).to(dtype)
+    for function, other in ((torch.add, x), (torch.mul, x), (torch.bitwise_left_shift, amounts), (torch.bitwise_right_shift, amounts),
+                            (torch.floor_divide, x.clamp(min=1)), (torch.remainder, x.clamp(min=1)), (torch.pow, x.clamp(0, 5))):  # fmt: skip
+        expected = function(x[:, None], other)
+        with flag_gems.use_gems():
+            got = function(x[:, None], other)
+        assert torch.equal(got, expected), (function, got, expected)
+    assert torch.equal(torch.abs(x), x.abs())
+
+
+def test_a_number_is_rounded_to_the_tensors_dtype_before_it_is_compared() -> None:
+    x = torch.tensor([0.1], dtype=torch.bfloat16, device=HERE)
+    with flag_gems.use_gems():
+        assert (x == 0.1).item() and (x >= 0.1).item() and not (x != 0.1).item()
+
+
+def test_a_number_that_the_dtype_does_not_hold_is_refused_in_atens_words() -> None:
+    x = torch.zeros(3, dtype=torch.uint8, device=HERE)
+    with flag_gems.use_gems(), pytest.raises(RuntimeError, match="without overflow"):
+        torch.fill_(x, 300)
