@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from gems_ops.create.numbers import block_of, fill_number, number
+from gems_ops.create.numbers import block_of, filler, number
 from gems_ops.create.targets import LIKE_OPTIONS, OPTIONS, alike, sized
 from gems_ops.op import ALL, Declined, Sample, planned
 from gems_ops.plan import Code, Plan, Planned
@@ -33,7 +32,7 @@ def _fill_kernel(out_ptr, value, n, FLOATING: tl.constexpr, BLOCK: tl.constexpr)
 
 
 def fill_dense(plan: Plan, out: Code, n: int, dtype: torch.dtype, value: Code | int) -> None:
-    """Add a launch that sets the n elements of a dense tensor; `value` is a `fill_number`."""
+    """Add a launch that sets the n elements of a dense tensor; `value` is a number as `filler` gives it."""
     block = block_of(n)
     plan.launch(_fill_kernel, (triton.cdiv(n, block),), out, value, n, dtype.is_floating_point, block)
 
@@ -43,9 +42,9 @@ def _filled(plan: Plan, like: Tensor, where: torch.device | None, value: Number 
     if like.dtype not in ALL:
         raise Declined(f"dtype {like.dtype}")
     if value is None:
-        plan.do("number = {convert}(fill_value)", convert=partial(fill_number, dtype=like.dtype))
+        plan.do("number = {convert}(fill_value)", convert=filler(like.dtype))
     out = plan.empty("out", like.shape, like.dtype, where or torch_device(), like.stride())
-    fill_dense(plan, out, like.numel(), like.dtype, Code("number") if value is None else fill_number(value, like.dtype))
+    fill_dense(plan, out, like.numel(), like.dtype, Code("number") if value is None else filler(like.dtype)(value))
     return plan.build(out)
 
 

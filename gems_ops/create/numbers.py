@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import struct
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import triton
@@ -25,9 +26,12 @@ def number(value, FLOATING: tl.constexpr):
         return value.to(tl.int64)
 
 
+_FLOAT, _INTEGER = struct.Struct("<d"), struct.Struct("<q")
+
+
 def bits(x: float) -> int:
     """The bits of a float64, as a kernel's integer argument."""
-    return struct.unpack("<q", struct.pack("<d", x))[0]
+    return _INTEGER.unpack(_FLOAT.pack(x))[0]
 
 
 def block_of(n: int) -> int:
@@ -35,15 +39,24 @@ def block_of(n: int) -> int:
     return min(triton.next_power_of_2(n), INTERPRETER_BLOCK if device.interpreted() else BLOCK)
 
 
-def fill_number(value: bool | int | float, dtype: torch.dtype) -> int:
-    """The number as the kernel takes it. Declines what ATen's checked conversion may refuse or cut."""
+def filler(dtype: torch.dtype) -> Callable[[bool | int | float], int]:
+    """A function that gives a number as the kernel takes it. It declines what ATen's checked conversion may refuse or cut."""
     if dtype == torch.bool:
-        return int(bool(value))
-    if dtype.is_floating_point:
-        if isinstance(value, float) and math.isfinite(value) and abs(value) > torch.finfo(dtype).max:
+        return bool
+    if not dtype.is_floating_point:
+        return partial(_whole, torch.iinfo(dtype))
+    most = torch.finfo(dtype).max
+
+    def floating(value: bool | int | float) -> int:
+        value = float(value)
+        if not -most <= value <= most and value - value == 0:
             raise Declined(f"{value} overflows {dtype}")
-        return bits(float(value))
-    limits = torch.iinfo(dtype)
+        return bits(value)
+
+    return floating
+
+
+def _whole(limits: torch.iinfo, value: bool | int | float) -> int:
     if isinstance(value, float) or not limits.min <= value <= limits.max:
-        raise Declined(f"{value} as {dtype}")
+        raise Declined(f"{value} as {limits.dtype}")
     return int(value)

@@ -1,5 +1,6 @@
 """Indexing: lookups, gathers and scatters."""
 
+import gems_ops.index.advanced  # noqa: F401
 import gems_ops.index.along  # noqa: F401
 import gems_ops.index.compact  # noqa: F401
 import gems_ops.index.lookup  # noqa: F401
