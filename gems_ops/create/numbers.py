@@ -42,7 +42,7 @@ def block_of(n: int) -> int:
 def filler(dtype: torch.dtype) -> Callable[[bool | int | float], int]:
     """A function that gives a number as the kernel takes it. It declines what ATen's checked conversion may refuse or cut."""
     if dtype == torch.bool:
-        return bool
+        return lambda value: int(bool(value))
     if not dtype.is_floating_point:
         return partial(_whole, torch.iinfo(dtype))
     most = torch.finfo(dtype).max
