@@ -81,12 +81,16 @@ class LibEntry(KernelInterface):
         self.__doc__ = getattr(getattr(inner, "fn", inner), "__doc__", None)
         self._launcher: object | None = None  # the native tier's, once it has served
         self._bind: Callable[..., object] = MethodType
+        self._text: Text | None = None
         self._reset(threading.RLock())
         _entries.add(self)
 
     def _reset(self, lock: threading.RLock) -> None:
+        if self._text is not None:
+            # A callable got from `entry[grid]` earlier still looks in this table.
+            self._text.table.clear()
         self._lock = lock
-        self._text: Text | None = None
+        self._text = None
         self._run_tier = RunTier()
         self._counts = {"earlier": 0, "miss": 0, "stock": 0}
         self._stock_reason = self._chain.stock_reason
@@ -151,9 +155,6 @@ class LibEntry(KernelInterface):
     def clear(self) -> None:
         """Forget every entry, and every tuned config that this process holds for the kernel."""
         with self._lock:
-            if self._text is not None:
-                # A callable got from `entry[grid]` earlier still looks in this table.
-                self._text.table.clear()
             for tuner in self._chain.autotuners():
                 tuner.cache.clear()
             self._reset(self._lock)
@@ -416,6 +417,8 @@ class LibEntry(KernelInterface):
             return
         if self._text is not None:
             self._counts["earlier"] += self._text.functions.hits()
+            # A callable got from `entry[grid]` earlier still looks there: now it finds its way here instead.
+            self._text.table.clear()
         self._text = text
         launch = text.functions.launch
         self._serve(partial(_exact_call, launch, self._slow) if self._chain.prunes() else launch, text.plan)
