@@ -21,7 +21,7 @@ FOLDER = ROOT / ".matrix"
 # Of each the newest patch that pip finds.
 SUPPORTED = ("3.6", "3.7", "3.8", "3.9")
 # What a launch depends on; the other tests look at no part of Triton that differs.
-PATTERNS = ("test_entry_d*.py", "test_entry_h*.py", "test_native*.py", "test_launch*.py")
+PATTERNS = ("test_entry_d*.py", "test_entry_h*.py", "test_native*.py", "test_launch*.py", "test_stock*.py")
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="tools/triton_matrix", description=__doc__, epilog="Everything else goes to pytest.")
     parser.add_argument("--triton", action="append", choices=SUPPORTED, help="only this one; may be repeated")
     parser.add_argument("--make", action="store_true", help="only make the environments")
+    parser.add_argument("--quick", action="store_true", help="CI's share of generated launches and repetitions, not all of them")
     options, arguments = parser.parse_known_args(argv)
     releases = options.triton or SUPPORTED
     if options.make:
@@ -89,6 +90,7 @@ def main(argv: list[str]) -> int:
         return 0
     if not any(not a.startswith("-") and Path(a.split("::")[0]).exists() for a in arguments):
         arguments += [str(p.relative_to(ROOT)) for pattern in PATTERNS for p in sorted((ROOT / "tests/runtime").glob(pattern))]
+    arguments += ["--full"] * (not options.quick)
     results = [run(release, arguments) for release in releases]
     print(f"{'Triton':10}{'passed':>8}{'failed':>8}{'skipped':>9}{'seconds':>9}")
     for r in results:
