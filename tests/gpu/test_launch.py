@@ -98,7 +98,9 @@ def test_a_launch_goes_to_the_current_stream(tier: str) -> None:
     entry, x, out = LibEntry(add), ones(), torch.zeros(4096, device="cuda")
     warm(entry, (8,), x, x, out, 4096, BLOCK=512)
     out.zero_()
-    torch.cuda.synchronize()
+    # Loading a kernel waits for all streams, so everything below is loaded now.
+    torch.cuda._sleep(1)
+    assert out.sum().item() == 0
     before, side = served(entry, tier), torch.cuda.Stream()
     with torch.cuda.stream(side):
         torch.cuda._sleep(200_000_000)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import random
-import threading
-import tracemalloc
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -191,54 +189,6 @@ def test_a_default_and_its_value_given_are_both_served(fake_cuda: FakeCuda) -> N
             entry[(1,)](X, None, **kwargs)
         assert served(entry, X, None, **kwargs) == "N"
     assert entry.stats()["entries"] <= 2
-
-
-def test_threads_put_their_own_arguments_to_the_driver(fake_cuda: FakeCuda) -> None:
-    entry, failures = LibEntry(zoo.plain), []
-
-    def work(seed: int) -> None:
-        for i in range(2000):
-            n, block = (1, 17, 32)[(i + seed) % 3], (16, 32)[i % 2]
-            kernel = entry[lambda meta: (n,)](X[seed % 2 :], X, n, 32, BLOCK=block)
-            if kernel.src.constants[(4,)] != block or ((2,) in kernel.src.constants) != (n == 1):
-                failures.append((n, block))
-
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
-    assert entry.stats()["N"] >= 16 * 2000 - 200
-
-
-@triton.jit
-def _halved(x_ptr, n, EVEN: tl.constexpr):
-    pass
-
-
-def test_memory_is_flat_over_many_launches_and_keys(fake_cuda: FakeCuda) -> None:
-    entry = LibEntry(triton.heuristics({"EVEN": lambda args: args["n"] % 2 == 0})(_halved))
-    launch = entry[lambda meta: (meta["n"],)]
-    for _ in range(2):
-        for n in range(2, 1002):
-            launch(X, n)
-    before = entry.stats()
-    tracemalloc.start()
-    try:
-        gc.collect()
-        start = tracemalloc.get_traced_memory()[0]
-        for _ in range(100):
-            for n in range(2, 1002):
-                launch(X, n)
-                entry[(n,)](X, n)
-        gc.collect()
-        grown = tracemalloc.get_traced_memory()[0] - start
-    finally:
-        tracemalloc.stop()
-    assert entry.stats()["N"] - before["N"] == 200_000
-    assert entry.stats()["entries"] == 1000
-    assert grown < 100_000
 
 
 @triton.jit
