@@ -136,9 +136,9 @@ def _driver_class() -> type:
             self.stream, self.device = 0, 0
             self.get_device_capability = lambda device: (9, 0)
 
-        # The plain forms cost what torch's readers do; a test that moves the stream or device replaces them.
-        get_current_stream = staticmethod((0).__mul__)
-        get_current_device = staticmethod((0).__index__)
+        # C functions of one argument and of none, as torch's readers are; a test that moves the stream or device replaces them.
+        get_current_stream = staticmethod(([0] * 8).__getitem__)
+        get_current_device = staticmethod((0).conjugate)
 
         def set_current_device(self, device: int) -> None:
             self.get_current_device = device.__index__
