@@ -75,18 +75,24 @@ def dims(grid: Sequence[int]) -> Dims:
     return grid[0], grid[1] if size > 1 else 1, grid[2] if size > 2 else 1
 
 
+def is_miscounted(found: Dims) -> bool:
+    """True for two numbers below zero: an empty grid, which Triton's launcher launches because their product is above it."""
+    return all(type(n) is int for n in found) and sum(-(2**31) <= n < 0 for n in found) == 2 and max(found) <= LARGEST
+
+
 def noted(grid: Grid, seen: list[Dims]) -> Grid:
-    """The same grid, which adds its numbers to `seen` when stock Triton reads it."""
+    """The same grid, which adds its numbers to `seen` when stock Triton reads it; an empty one if it is miscounted."""
     if not callable(grid):
         if isinstance(grid, (tuple, list)) and grid:
             seen.append(dims(grid))
+            return (0,) if is_miscounted(seen[-1]) else grid
         return grid
 
     @functools.wraps(grid)
     def ask(values: dict[str, object]) -> Sequence[int]:
         found = grid(values)
         seen.append(dims(found))
-        return found
+        return (0,) if is_miscounted(seen[-1]) else found
 
     return ask
 
@@ -109,13 +115,18 @@ def resolve(
 ) -> Dims:
     """The numbers of a grid that is no plain tuple; remembered under `key` if it depends on nothing but `inputs`."""
     if not callable(grid):
-        return dims(grid)
+        return _counted(dims(grid))
     found, names = answer(grid, values, key is not None)
+    found = _counted(found)
     if names is not None and names <= inputs and all(type(n) is int for n in found):
         if len(remembered) >= LIMIT:
             remembered.clear()
         remembered[key] = found
     return found
+
+
+def _counted(found: Dims) -> Dims:
+    return (0, 1, 1) if is_miscounted(found) else found
 
 
 def answer(grid: Callable, values: dict[str, object], may_remember: bool) -> tuple[Dims, set[str] | None]:

@@ -384,10 +384,14 @@ def make({", ".join(self.bound_names())}):
         """Refuses a grid that the launcher has taken and dropped."""
         if not compat.drops_large_grids():
             return ""
-        return f"\n            if _g0 * _g1 * _g2 > {LARGEST}:\n                _refuse((_g0, _g1, _g2))"
+        # One number above it is refused by the launcher itself.
+        return f"\n            if _dims != 1 and _g0 * _g1 * _g2 > {LARGEST}:\n                _refuse((_g0, _g1, _g2))"
 
     def _grid(self) -> str:
-        """Unpacks a tuple, finds a callable's remembered answer, or asks `_resolve`."""
+        """Unpacks a tuple, finds a callable's remembered answer, or asks `_resolve`.
+
+        Two numbers below zero are an empty grid too, though Triton's launcher looks at the product.
+        """
         shape = self.shape
         ints = [p.name for p, k in shape.passed() if not p.is_constexpr and k == {"I"}]
         if len(self.ints) > 1:
@@ -402,8 +406,12 @@ if _dims == 1:
 elif _dims == 2:
     _g0, _g1 = _grid
     _g2 = 1
+    if type(_g0) is type(_g1) is int and _g0 < 0 and _g1 < 0:
+        return _kernel
 elif _dims == 3:
     _g0, _g1, _g2 = _grid
+    if type(_g0) is type(_g1) is type(_g2) is int and (_g0 < 0) + (_g1 < 0) + (_g2 < 0) == 2:
+        return _kernel
 else:
     if _grid is None:
         return _miss(_grid, {self._names(was=True)})

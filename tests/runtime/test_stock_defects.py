@@ -81,17 +81,17 @@ def test_a_large_grid_that_stock_triton_would_have_dropped_on_purpose_is_refused
     assert fake_cuda.launch_count == before
 
 
-def test_a_grid_with_two_numbers_below_zero_launches_nothing(fake_cuda: FakeCuda) -> None:
+def test_a_grid_with_two_numbers_below_zero_launches_nothing(tier: str, fake_cuda: FakeCuda) -> None:
     """Their product is above zero, and stock Triton asks the driver for four billion programs each way."""
     forget()
     zoo.plain[(-1, -1)](X, X, 17, 32, BLOCK=64)
     assert fake_cuda.last().grid == (2**32 - 1, 2**32 - 1, 1)
-    ours = Tier("N", zoo.plain)
+    ours = Tier(tier, zoo.plain)
     with ours.alone():
-        for _ in range(3):
-            ours.entry[(1,)](X, X, 17, 32, BLOCK=64)
         before = fake_cuda.launch_count
-        ours.entry[(-1, -1)](X, X, 17, 32, BLOCK=64)
+        for grid in ((-1, -1), (-1, -1, 1), [2, -3, -5], (-1, 2), (-7,)) * 2:
+            ours.entry[grid](X, X, 17, 32, BLOCK=64)
+            ours.entry[lambda meta: grid](X, X, 17, 32, BLOCK=64)
         assert fake_cuda.launch_count == before
 
 
