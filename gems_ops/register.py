@@ -6,6 +6,7 @@ with such a call, and does it. Everything that needs thought happens once per ke
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import warnings
 from array import array
@@ -20,9 +21,9 @@ from gems_ops import native, signature
 from gems_ops.layout import INT32_EXTENT, extent, has_overlap, same_elements, touches
 from gems_ops.op import Declined, Op
 from gems_ops.plan import Code, Plan, Planned
-from gems_ops.routing import TABLE_LIMIT, native_router
+from gems_ops.routing import TABLE_LIMIT, native_router, state
 from gems_ops.variants import Form, Kind, forms
-from gems_runtime import device
+from gems_runtime import aside, device
 from gems_runtime.errors import UnsupportedOperator
 
 
@@ -120,12 +121,28 @@ class Route:
             self.log(f"GEMS {self.form.op.function_name.upper()}: {self.form.name}")
         if device.is_capturing():  # nothing may compile or tune now; the next call outside decides anew
             return None, self.native.call, False
+        if aside.is_active():  # planning would import and compute for a call that is not the user's
+            return None, self.native.for_arguments(args), False
         try:
             plan = plan_call(self.form, args, outs)
         except Declined as reason:
             self.counts.reasons[str(reason)] += 1
             plan = None
         return plan, self.native.for_arguments(args), True
+
+
+@contextlib.contextmanager
+def _stepping_aside() -> Iterator[None]:
+    """This thread's calls go to the native kernels."""
+    switch = state()
+    before, switch.busy = switch.busy, True
+    try:
+        yield
+    finally:
+        switch.busy = before
+
+
+aside.register(_stepping_aside)
 
 
 def refuse_composites(overload: torch._ops.OpOverload, key: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import triton
 
-from gems_runtime import device, entry, fingerprint, numerics, settings, stats, tuner
+from gems_runtime import aside, device, entry, fingerprint, numerics, settings, stats, tuner
 from gems_runtime.candidates import LAUNCH_ERRORS
 from gems_runtime.contest import time_together
 from gems_runtime.jobs import Job
@@ -70,10 +70,11 @@ def _correctness(job: Job, slack: float | None) -> Iterator[Finding]:
 def _look(call: str, choice: tuner.Choice, slack: float | None) -> Iterator[Finding]:
     if choice.source != "stored":
         return
-    if settings.current().check_numerics and not _agrees(choice):
-        yield Finding(call, "numerics", f"{choice.config} does not give the default configuration's answer")
-    if slack is not None:
-        yield from _slower(call, choice, slack)
+    with aside.natively():
+        if settings.current().check_numerics and not _agrees(choice):
+            yield Finding(call, "numerics", f"{choice.config} does not give the default configuration's answer")
+        if slack is not None:
+            yield from _slower(call, choice, slack)
 
 
 def _agrees(choice: tuner.Choice) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import triton
 from triton.runtime.autotuner import Autotuner
 
-from gems_runtime import bench, numerics, policy, settings, stats
+from gems_runtime import aside, bench, numerics, policy, settings, stats
 from gems_runtime.bench import Timing
 from gems_runtime.candidates import LAUNCH_ERRORS, Call, compile_all, status_of
 from gems_runtime.options import options_of
@@ -54,6 +54,10 @@ class Contest:
 
     def run(self, publish: Callable[[int, Outcome], None] = lambda place, outcome: None) -> None:
         """Measure what is not known. Each outcome is published as soon as there is one: a killed run loses none."""
+        with aside.natively():
+            self._run(publish)
+
+    def _run(self, publish: Callable[[int, Outcome], None]) -> None:
         pending = self.untimed()
         if not pending:
             return
