@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from launch_tiers import Tier, names
 
+from gems_runtime.compat import release
 from gems_runtime.errors import GridTooLarge
 from tools.fake_cuda import FakeCuda
 
@@ -96,11 +97,12 @@ def test_a_grid_with_two_numbers_below_zero_launches_nothing(tier: str, fake_cud
 
 
 def test_a_half_out_of_range_launches_nothing(tier: str, fake_cuda: FakeCuda) -> None:
-    """Stock Triton launches with whatever was in memory, then raises."""
+    """Stock Triton 3.6 launches with whatever was in memory, then raises; later ones raise first."""
     before = fake_cuda.launch_count
     with pytest.raises(OverflowError) as expected:
         half[(1,)](X, 1e300)
-    assert fake_cuda.launch_count == before + 1
+    by_stock = fake_cuda.launch_count - before
+    assert by_stock == (release(triton.__version__) == (3, 6))
     ours = Tier(tier, half)
     with ours.alone():
         for _ in range(2):
@@ -108,5 +110,5 @@ def test_a_half_out_of_range_launches_nothing(tier: str, fake_cuda: FakeCuda) ->
         with pytest.raises(OverflowError) as found:
             ours.entry[(1,)](X, 1e300)
     assert str(found.value) == str(expected.value)
-    if tier == "N":
-        assert fake_cuda.launch_count == before + 3
+    # The other tiers end in stock Triton's launcher.
+    assert fake_cuda.launch_count == before + by_stock + 2 + (by_stock if tier != "N" else 0)
