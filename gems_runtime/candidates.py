@@ -125,17 +125,20 @@ def _begin(call: Call, config: triton.Config) -> object:
 
 def first_usable(call: Call, configs: Sequence[triton.Config]) -> triton.Config:
     """The first configuration that compiles and fits the device; the very first if none does or nothing is compiled."""
+    return next((config for config in configs if failure_of(call, config) is None), configs[0])
+
+
+def failure_of(call: Call, config: triton.Config) -> Exception | None:
+    """Why a configuration does not compile, or not fit the device; None if it does, or nothing is compiled."""
     if device.interpreted():
-        return configs[0]
-    for config in configs:
-        try:
-            kernel = compat.resolve(call.compile(config))
-            if kernel is not None:
-                kernel._init_handles()
-            return config
-        except (*LAUNCH_ERRORS, AssertionError):
-            continue
-    return configs[0]
+        return None
+    try:
+        kernel = compat.resolve(call.compile(config))
+        if kernel is not None:
+            kernel._init_handles()
+    except (*LAUNCH_ERRORS, AssertionError) as error:
+        return error
+    return None
 
 
 def status_of(error: Exception) -> str:

@@ -16,7 +16,7 @@ from triton.runtime.autotuner import Autotuner
 
 from gems_runtime import bench, fingerprint, flight, policy, settings, stats, store, transfer
 from gems_runtime.bench import Timing
-from gems_runtime.candidates import Call
+from gems_runtime.candidates import Call, failure_of
 from gems_runtime.contest import Contest, Outcome
 from gems_runtime.errors import NoValidConfig
 from gems_runtime.options import bucket_of, options_of
@@ -65,12 +65,33 @@ class Problem:
         return None if decision is None else fingerprint.find_config(decision.config, self.candidates)
 
     def stored(self) -> triton.Config | None:
-        """The decision of the store, if it names a configuration that is a candidate now."""
+        """The decision of the store, if it names a configuration that is a candidate now and works on this device."""
         decision = self._store.decision(self.key)
         config = self.live(decision)
         if decision is not None and config is None:
             stats.count("rejected")
+        if config is None or self._is_quarantined(config):
+            return None
+        error = failure_of(self.call, config)
+        if error is not None:
+            self._quarantine(config, error)
+            return None
         return config
+
+    def _is_quarantined(self, config: triton.Config) -> bool:
+        """True if it is known here to fail for exactly this problem, so that one process has tried for all."""
+        known = self._store.own_measurement(digest(self._measured(config)))
+        return known is not None and known.status != "ok" and known.is_current(time.time())
+
+    def _quarantine(self, config: triton.Config, error: Exception) -> None:
+        """Note that what the store says does not work: neither a reader nor a tuning takes it again."""
+        stats.count("quarantined")
+        _log.warning("%s does not run with the stored configuration %s: %s", self.kernel, config, " ".join(str(error).split())[:200])
+        self._store.publish(self._measurement(self._measured(config), config, Outcome.failed(error)))
+
+    def _measured(self, config: triton.Config) -> dict[str, Json]:
+        """What the measurement of a configuration depends on."""
+        return fingerprint.measurement_fields(self._shared, self._exact, config)
 
     def transferred(self) -> triton.Config | None:
         """The configuration of a neighbouring size, if the kernel's rules allow it."""
@@ -134,10 +155,10 @@ class Problem:
 
     def _decide(self, anew: bool = False, incumbent: int | None = None) -> triton.Config:
         stats.count("tune")
-        keys = [fingerprint.measurement_fields(self._shared, self._exact, c) for c in self.candidates]
+        keys = [self._measured(c) for c in self.candidates]
         known = {} if anew else self._known(keys)
         contest = Contest(self.call, self.candidates, known, incumbent)
-        self._contest(contest, lambda i, outcome: self._store.publish(self._measurement(keys[i], i, outcome)))
+        self._contest(contest, lambda i, outcome: self._store.publish(self._measurement(keys[i], self.candidates[i], outcome)))
         self._store.publish(self._decision(contest, [digest(fields) for fields in keys]))
         return self.candidates[contest.ranking()[0]]
 
@@ -157,12 +178,12 @@ class Problem:
             raise NoValidConfig(f"every configuration of {self.kernel} failed: {each}")
         return contest
 
-    def _measurement(self, fields: dict[str, Json], place: int, outcome: Outcome) -> Measurement:
+    def _measurement(self, fields: dict[str, Json], config: triton.Config, outcome: Outcome) -> Measurement:
         t = outcome.timing
         times = {} if t is None else {"p50_us": t.p50_us, "p20_us": t.p20_us, "p80_us": t.p80_us}
-        config = fingerprint.config_fields(self.candidates[place])
+        described = fingerprint.config_fields(config)
         return Measurement(
-            digest(fields), self.kernel, config, fields, outcome.status, error=outcome.error, **times, **_origin()
+            digest(fields), self.kernel, described, fields, outcome.status, error=outcome.error, **times, **_origin()
         )
 
     def _decision(self, contest: Contest, measured: list[str]) -> Decision:

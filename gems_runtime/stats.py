@@ -20,6 +20,7 @@ COUNTERS = {
     "load": "a compiled kernel was found in Triton's own cache",
     "miss": "a LibEntry call found no entry and went through stock Triton",
     "stock": "a LibEntry call was sent to stock Triton on purpose (hook, odd argument, unknown version)",
+    "quarantined": "a configuration that the store had decided on did not compile or fit, and was not used",
     "rejected": "a store entry was unreadable, foreign or unsafe and was treated as a miss",
 }
 

@@ -65,6 +65,10 @@ class Store:
     def measurement(self, key: str) -> Measurement | None:
         return self._get(f"m/{key}")
 
+    def own_measurement(self, key: str) -> Measurement | None:
+        """As `measurement`, from memory and the user's layer alone: without the cost of asking every layer in vain."""
+        return self._memory.get(f"m/{key}") or self._from(self._user, f"m/{key}")
+
     def pinned(self, key: str) -> Decision | None:
         """The decision that a person pinned, which holds even while tuning anew."""
         return self._from(self.layers[0], f"d/{key}") if self.overrides else None
