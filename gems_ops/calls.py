@@ -66,8 +66,8 @@ def _tensor(spec: dict, here: torch.device) -> Tensor:
         raise UsageError(f"a recorded tensor has shape {shape} and strides {stride}")
     span = 1 + sum((n - 1) * s for n, s in zip(shape, stride)) if all(shape) else 0
     flat = torch.empty(span, dtype=dtype, device=here)
-    if here.type != "meta":  # indices stay 0, which every table has
-        flat = flat.normal_() if dtype.is_floating_point else flat.zero_()
+    if here.type != "meta":  # indices stay 0, which every table has; numbers are positive, as probabilities must be
+        flat = flat.uniform_() if dtype.is_floating_point else flat.zero_()
     return flat.as_strided(shape, stride)
 
 

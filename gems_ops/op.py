@@ -58,7 +58,6 @@ class Op:
     waits: bool = False  # the host must wait for the device: a graph cannot capture it
     may_be_empty: frozenset[str] = frozenset()  # tensor arguments without elements in calls that we serve
     needs_native: bool = False  # routed only where the device has an ATen kernel for it; elsewhere ATen uses its parts
-    may_be_empty: frozenset[str] = frozenset()  # tensor arguments that carry nothing on some devices
     composite: bool = False  # CompositeImplicitAutograd, and taken all the same: no result is ever differentiable
     keyed: frozenset[str] = frozenset()  # floating point arguments whose values decide the plan
     opinfo: tuple[str, ...] = ()  # torch.testing's names of samples for it, where they are not its own name

@@ -76,6 +76,11 @@ def is_capturing() -> bool:
     return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
+def capture_reader() -> Callable[[], bool]:
+    """The cheapest way to ask `is_capturing` on a GPU."""
+    return torch.cuda.is_current_stream_capturing
+
+
 def synchronize() -> None:
     """Wait for the device; nothing to do where kernels run on the CPU."""
     if torch_device().type == "cuda":

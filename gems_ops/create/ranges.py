@@ -15,6 +15,7 @@ from gems_ops.op import ALL, DOUBLES, NUMBERS, Declined, Sample, op
 from gems_ops.workloads import Workload
 from gems_runtime import LibEntry, device
 
+TILE, INTERPRETER_TILE = 2048, 1 << 16  # elements of a program; the interpreter pays per program
 BLOCK = 512  # few enough for the 4096 positions of a prompt to be made by several programs
 
 
@@ -45,11 +46,14 @@ def _linspace_kernel(out_ptr, start, end, step, n, BLOCK: tl.constexpr):
 
 
 @LibEntry
-@triton.jit(do_not_specialize=["n_cols", "n_ones"])
-def _eye_kernel(out_ptr, n_cols, n_ones, n, BLOCK: tl.constexpr):
-    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    one = (i % (n_cols + 1) == 0) & (i // (n_cols + 1) < n_ones)
-    tl.store(out_ptr + i, tl.where(one, 1.0, 0.0).to(out_ptr.dtype.element_ty), mask=i < n)
+@triton.jit
+def _eye_kernel(out_ptr, n_rows, n_cols, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    blocks = tl.cdiv(n_cols, COLUMNS)
+    row = tl.program_id(0) // blocks * ROWS + tl.arange(0, ROWS)
+    col = tl.program_id(0) % blocks * COLUMNS + tl.arange(0, COLUMNS)
+    one = tl.where(row[:, None] == col[None, :], 1.0, 0.0).to(out_ptr.dtype.element_ty)
+    mask = (row < n_rows)[:, None] & (col < n_cols)[None, :]
+    tl.store(out_ptr + (row.to(tl.int64) * n_cols)[:, None] + col[None, :], one, mask=mask)
 
 
 def _blocks(n: int) -> tuple[tuple[int], int]:
@@ -164,6 +168,8 @@ def eye_m(n: int, m: int, *, out: Tensor) -> Tensor:
     if n <= 0 or m <= 0:
         raise Declined(f"an empty matrix {n} x {m}")
     _sized(out, n, m)
-    grid, block = _blocks(n * m)
-    _eye_kernel[grid](out, m, min(n, m), n * m, block)
+    tile = INTERPRETER_TILE if device.interpreted() else TILE
+    columns = min(triton.next_power_of_2(m), tile)
+    rows = min(triton.next_power_of_2(n), tile // columns)
+    _eye_kernel[(-(-n // rows) * -(-m // columns),)](out, n, m, rows, columns)
     return out

@@ -3,6 +3,7 @@
 Sorting the indices makes the rows of one index neighbours: a segment. Each program adds up one segment for a block of
 columns. Long segments would make a few programs slow, so the sorted rows are also cut into chunks of equal length:
 one that lies wholly inside a segment is added up beforehand, by a program of its own, and counts as one row after that.
+Few indices are not sorted: each row looks whether it is the first of its index.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from gems_ops.create.fill import fill_dense
+from gems_ops.index.engine import check_indices
 from gems_ops.index.lookup import INDICES, warps
 from gems_ops.op import DOUBLES, Declined, Sample, op, result_buffer
 from gems_ops.plan import Code, Plan, Planned, call
@@ -24,6 +27,8 @@ from gems_runtime import LibEntry, device
 ROWS = 8  # loaded at a time: enough reads in flight, few enough to waste none on a token that occurs once
 COLUMNS = 1024
 SEARCH_BLOCK = 128
+INTERPRETER_FEW = 10  # so that samples with few programs try both ways
+FEW = 512  # tokens that are compared each with each instead of sorted, which costs the host 60 us (H200)
 
 
 @LibEntry
@@ -103,9 +108,44 @@ def _segment_sums_kernel(
         tl.store(out, total, mask=in_row)
 
 
+@LibEntry
+@triton.jit(debug=True)
+def _few_rows_kernel(
+    grad_ptr, index_ptr, out_ptr, n, n_table, n_cols, grad_stride_row, grad_stride_col, padding_index,
+    BY_FREQUENCY: tl.constexpr, DOUBLE: tl.constexpr, TOKENS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """The first row of each index adds up all of its rows; the others do nothing. `out` holds zeros."""
+    token = tl.program_id(0)
+    v = tl.load(index_ptr + token)
+    tl.device_assert((v >= 0) & (v < n_table), "embedding_dense_backward: index out of range")
+    position = tl.arange(0, TOKENS)
+    same = tl.load(index_ptr + position, mask=position < n, other=-1) == v
+    first = tl.min(tl.where(same, position, TOKENS), 0)
+    if (first == token) & (v != padding_index):
+        col = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+        offset = col.to(tl.int64) * grad_stride_col
+        acc = tl.zeros((ROWS, COLUMNS), tl.float64 if DOUBLE else tl.float32)
+        for i in range(token, n, ROWS):
+            row = i + tl.arange(0, ROWS)
+            own = tl.load(index_ptr + row, mask=row < n, other=-1) == v
+            if tl.max(own.to(tl.int32), 0) > 0:
+                mask = own[:, None] & (col < n_cols)[None, :]
+                acc += tl.load(grad_ptr + (row.to(tl.int64) * grad_stride_row)[:, None] + offset[None, :], mask=mask, other=0).to(acc.dtype)
+        total = tl.sum(acc, 0)
+        if BY_FREQUENCY:
+            total = total / tl.sum(same.to(tl.int32), 0)
+        tl.store(out_ptr + v.to(tl.int64) * n_cols + col, total, mask=col < n_cols)
+
+
 def chunk_length(n: int) -> int:
     """A power of two near the root of n: the longest segment then costs about 3 such lengths in sequence."""
     return max(16, 1 << (n.bit_length() // 2))
+
+
+def _kind(grad: Tensor, n: int, width: int) -> tuple[torch.dtype, int, int]:
+    """(the type sums have, rows of a chunk, columns of a program)."""
+    acc = torch.float64 if grad.dtype == torch.float64 else torch.float32
+    return acc, chunk_length(n), min(triton.next_power_of_2(width), COLUMNS)
 
 
 def _gradients(dtype: torch.dtype) -> Iterator[Sample]:
@@ -141,8 +181,23 @@ def _plan(
         raise Declined("out= is not contiguous")
     plan = Plan("grad", "indices", "_num_weights", "_padding_idx", "_scale_grad_by_freq", out=out)
     result = plan.result((num_weights, width), grad.dtype, grad.device)
-    plan.do("grad = grad.reshape({shape})", shape=(n, width))
+    if grad.dim() != 2:
+        plan.do("grad = grad.reshape({shape})", shape=(n, width))
     strides = torch.empty_strided(grad.shape, grad.stride(), device="meta").reshape(n, width).stride()
+    acc, chunk, columns = _kind(grad, n, width)
+    blocks, num_warps = triton.cdiv(width, columns), warps(ROWS * columns)
+    layout = (width, *strides, padding_idx)
+    if n <= (INTERPRETER_FEW if device.interpreted() else FEW):
+        if not indices.is_contiguous():
+            plan.do("indices = indices.contiguous()")
+        if device.interpreted():
+            plan.do("{check}(indices, 0, {n})", check=check_indices, n=num_weights)
+        fill_dense(plan, result, num_weights * width, grad.dtype, 0)
+        plan.launch(
+            _few_rows_kernel, (n, blocks), Code("grad"), Code("indices"), result, n, num_weights, *layout, scale_grad_by_freq,
+            acc == torch.float64, triton.next_power_of_2(n), ROWS, columns, num_warps=num_warps,
+        )  # fmt: skip
+        return plan.build(result)
     plan.do("ordered, order = {sort}(indices.reshape({n}), stable=True)", sort=torch.sort, n=n)
     starts = plan.empty("starts", (num_weights + 1,), torch.int32, grad.device)
     search = num_weights + 1 if device.interpreted() else SEARCH_BLOCK
@@ -150,11 +205,7 @@ def _plan(
         _segment_starts_kernel, (triton.cdiv(num_weights + 1, search),),
         Code("ordered"), starts, n, num_weights, n.bit_length(), triton.next_power_of_2(search), num_warps=1,
     )  # fmt: skip
-    chunk, columns = chunk_length(n), min(triton.next_power_of_2(width), COLUMNS)
-    acc = torch.float64 if grad.dtype == torch.float64 else torch.float32
     chunks = plan.empty("chunks", (n // chunk, width), acc, grad.device)
-    blocks, num_warps = triton.cdiv(width, columns), warps(ROWS * columns)
-    layout = (width, *strides, padding_idx)
     if n >= chunk:
         plan.launch(
             _chunk_sums_kernel, (n // chunk, blocks),

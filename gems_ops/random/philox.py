@@ -8,6 +8,7 @@ element the same number, in whatever order suits them.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import torch
 import triton
@@ -47,41 +48,44 @@ def advance_for(n: int) -> int:
     return 4 * triton.cdiv(n, 4 * threads_for(n))
 
 
-def reserve(generator: torch.Generator | None, where: torch.device, advance: int) -> tuple[int, int]:
-    """(seed, offset / 4) for one operator, both as signed 64-bit numbers; the generator goes on by `advance`.
+Reserve = Callable[["torch.Generator | None"], "tuple[int, int]"]
 
-    Interpreted kernels run beside the CPU's generator, which is another one (mt19937): it is asked for a seed.
+
+def reserver(where: torch.device, n: int) -> Reserve:
+    """A function that draws (seed, offset / 4), signed 64-bit numbers, for n elements from a generator or the default one.
+
+    It declines while a graph is being captured, which would replay the same numbers for ever: ATen's kernels read them
+    from the device then. Interpreted kernels stand beside the CPU's generator, which is another one (mt19937): it is
+    asked for a seed.
     """
-    generator = generator or device.default_generator(where)
-    if generator.device.type == "cpu":
-        return torch.empty((), dtype=torch.int64).random_(generator=generator).item(), 0
-    with _lock:
-        offset = generator.get_offset()
-        generator.set_offset(offset + advance)
-    seed = generator.initial_seed()
-    return seed - (seed >> 63 << 64), offset >> 2
+    if where.type == "meta":  # compiling for a target with no device: nothing is drawn
+        return lambda generator: (0, 0)
+    if where.type == "cpu":
+        return _seed_from_cpu
+    advance, capturing = advance_for(n), device.capture_reader()
+    default = None if where.index is None else device.default_generator(where)
+
+    def reserve(generator: torch.Generator | None) -> tuple[int, int]:
+        if capturing():
+            raise Declined("a graph is being captured")
+        if generator is None:
+            generator = default or device.default_generator(where)
+        elif generator.device.type != where.type:
+            raise Declined(f"the generator is of {generator.device}")
+        with _lock:
+            offset = generator.get_offset()
+            generator.set_offset(offset + advance)
+        seed = generator.initial_seed()
+        return seed - (seed >> 63 << 64), offset >> 2
+
+    return reserve
 
 
-def _on_same_device(generator: torch.Generator | None, where: torch.device) -> bool:
-    return generator is None or generator.device.type == where.type
+def _seed_from_cpu(generator: torch.Generator | None) -> tuple[int, int]:
+    return torch.empty((), dtype=torch.int64).random_(generator=generator).item(), 0
 
 
 def plan_reserve(plan: Plan, n: int, where: torch.device) -> tuple[Code, Code]:
-    """Add the steps that draw a seed and an offset for n elements from the argument `generator`.
-
-    A graph that is being captured would replay the same numbers for ever: ATen's kernels read them from the device then.
-    """
-    if where.type == "meta":  # compiling for a target with no device: nothing is drawn
-        plan.do("seed = block = 0")
-        return Code("seed"), Code("block")
-    if where.type == "cuda":
-        plan.do(
-            "if {capturing}(): raise {declined}('a graph is being captured')",
-            capturing=device.is_capturing, declined=Declined,
-        )  # fmt: skip
-    plan.do(
-        "if not {same}(generator, {where}): raise {declined}('the generator is of another device')",
-        same=_on_same_device, where=where, declined=Declined,
-    )  # fmt: skip
-    plan.do("seed, block = {reserve}(generator, {where}, {advance})", reserve=reserve, where=where, advance=advance_for(n))
+    """Add the step that draws a seed and an offset for n elements from the argument `generator`."""
+    plan.do("seed, block = {reserve}(generator)", reserve=reserver(where, n))
     return Code("seed"), Code("block")

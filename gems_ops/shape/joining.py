@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import prod
 
 import torch
 import triton
@@ -16,6 +15,7 @@ from gems_ops.layout import INT32_EXTENT, collapse, extent
 from gems_ops.op import ALL, Declined, Sample, op, result_buffer
 from gems_ops.plan import Code, Plan, Planned, call
 from gems_ops.samples import layouts, values
+from gems_ops.shape.walk import Dim, cast, plan_walk
 from gems_ops.workloads import Workload, random_like
 from gems_runtime import LibEntry, device
 
@@ -31,7 +31,7 @@ def _copy_tile(x_ptr, out_ptr, n_rows, n_cols, x_stride_row, out_stride_row, BLO
     col = (tl.program_id(0) % col_blocks) * BLOCK_COLS + tl.arange(0, BLOCK_COLS)
     mask = (row < n_rows)[:, None] & (col < n_cols)[None, :]
     x = tl.load(x_ptr + (row * x_stride_row)[:, None] + col[None, :], mask=mask)
-    tl.store(out_ptr + (row * out_stride_row)[:, None] + col[None, :], x.to(out_ptr.dtype.element_ty), mask=mask)
+    tl.store(out_ptr + (row * out_stride_row)[:, None] + col[None, :], cast(x, out_ptr.dtype.element_ty), mask=mask)
 
 
 @LibEntry
@@ -52,25 +52,6 @@ def _join_kernel(
         _copy_tile(x2_ptr, out_ptr + at2, n_rows, cols2, stride2, out_stride_row, BLOCK_ROWS, BLOCK_COLS)
     if COUNT > 3 and which == 3:
         _copy_tile(x3_ptr, out_ptr + at3, n_rows, cols3, stride3, out_stride_row, BLOCK_ROWS, BLOCK_COLS)
-
-
-@LibEntry
-@triton.jit
-def _strided_copy_kernel(
-    x_ptr, out_ptr, at, n1, n2, n3, n4, n,
-    x0, x1, x2, x3, x4, out0, out1, out2, out3, out4,
-    BLOCK: tl.constexpr,
-):  # fmt: skip
-    """n elements of a five-dimensional view, the last dimension innermost."""
-    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    i4 = i % n4
-    i3 = i // n4 % n3
-    i2 = i // (n4 * n3) % n2
-    i1 = i // (n4 * n3 * n2) % n1
-    i0 = i // (n4 * n3 * n2 * n1)
-    x = tl.load(x_ptr + i0 * x0 + i1 * x1 + i2 * x2 + i3 * x3 + i4 * x4, mask=i < n)
-    out = out_ptr + at + i0 * out0 + i1 * out1 + i2 * out2 + i3 * out3 + i4 * out4
-    tl.store(out, x.to(out_ptr.dtype.element_ty), mask=i < n)
 
 
 @dataclass(frozen=True)
@@ -105,24 +86,28 @@ class Part:
 
 
 def result_layout(tensors: list[Tensor], dim: int) -> tuple[list[int], torch.dtype, torch.memory_format, int]:
-    """Shape, dtype and memory format as ATen's, and the non-negative dim. Declines what does not fit together."""
-    first = tensors[0]
-    rank = first.dim()
+    """Shape, dtype and memory format as ATen's, and the non-negative dim. Declines what does not fit together.
+
+    Tensors of shape (0,) go with any others, for they once did.
+    """
+    shaped = [t for t in tensors if t.shape != (0,)]
+    if not shaped:
+        raise Declined("nothing but empty tensors")
+    first, rank = shaped[0], shaped[0].dim()
     if rank == 0 or not -rank <= dim < rank:
         raise Declined(f"dim {dim} of {rank} dimensions: ATen raises")
     dim %= rank
     rest = [n for d, n in enumerate(first.shape) if d != dim]
-    if any(t.dim() != rank or [n for d, n in enumerate(t.shape) if d != dim] != rest for t in tensors):
+    if any(t.dim() != rank or [n for d, n in enumerate(t.shape) if d != dim] != rest for t in shaped):
         raise Declined("shapes differ outside dim: ATen raises")
-    dtypes = {t.dtype for t in tensors}
-    if len(dtypes) > 1 and not all(d.is_floating_point for d in dtypes):
-        raise Declined("mixed dtypes that are not all floating point")
-    dtype = first.dtype
+    dtype = tensors[0].dtype
     for t in tensors:
         dtype = torch.promote_types(dtype, t.dtype)
-    formats = {suggest_memory_format(t) for t in tensors} if rank in (4, 5) else {torch.contiguous_format}
+    formats = {suggest_memory_format(t) for t in shaped} if rank in (4, 5) else {torch.contiguous_format}
     shape = [*first.shape]
-    shape[dim] = sum(t.shape[dim] for t in tensors)
+    shape[dim] = sum(t.shape[dim] for t in shaped)
+    if 0 in shape:
+        raise Declined("the result is empty")
     return shape, dtype, formats.pop() if len(formats) == 1 else torch.contiguous_format, dim
 
 
@@ -130,9 +115,9 @@ def parts(tensors: list[Tensor], out_strides: tuple[int, ...], dim: int) -> Iter
     """The inputs with their dimensions collapsed, in the order of the result's memory."""
     at = 0
     for position, t in enumerate(tensors):
+        if t.numel() == 0:
+            continue
         sizes, (x, out) = collapse(t.shape, [t.stride(), out_strides])
-        if len(sizes) > 5:
-            raise Declined(f"input {position} has {len(sizes)} dimensions that do not merge")
         yield Part(position, sizes, x, out, at * out_strides[dim])
         at += t.shape[dim]
 
@@ -186,11 +171,8 @@ def _join(plan: Plan, group: list[Matrix], out: Code) -> None:
 
 
 def _copy(plan: Plan, piece: Part, out: Code) -> None:
-    n, fill = prod(piece.sizes), 5 - len(piece.sizes)
-    sizes, xs, outs = [1] * fill + piece.sizes, [0] * fill + piece.strides, [0] * fill + piece.out_strides
-    block = min(triton.next_power_of_2(n), INTERPRETER_TILE if device.interpreted() else 1024)
-    x = Code(f"x[{piece.position}]")
-    plan.launch(_strided_copy_kernel, (triton.cdiv(n, block),), x, out, piece.at, *sizes[1:], n, *xs, *outs, block)
+    dims = [Dim(*d) for d in zip(piece.sizes, piece.strides, piece.out_strides, strict=True)]
+    plan_walk(plan, Code(f"x[{piece.position}]"), out, dims, out_at=piece.at)
 
 
 def _joins(dtype: torch.dtype) -> Iterator[Sample]:
@@ -205,6 +187,9 @@ def _joins(dtype: torch.dtype) -> Iterator[Sample]:
     yield Sample(([x, x], 1))
     yield Sample(([x, x], 0))
     yield Sample(([x, x.contiguous()], 3))
+    yield Sample(([values((64, 64), dtype), values((64, 64), dtype, seed=1)], 1))
+    yield Sample(([torch.empty(0, dtype=dtype), values((4, 6), dtype), torch.empty(4, 0, dtype=dtype)], 1))
+    yield Sample(([values((4, 6), dtype), values((4, 6), torch.uint8), values((6, 4), torch.bfloat16).t()], 0))
     if dtype == torch.float16:
         yield Sample(([values((4, 6), dtype), values((4, 6), torch.float32), values((4, 6), torch.float16)], 1))
 
@@ -224,7 +209,7 @@ _BENCH = (
 )  # fmt: skip
 
 
-@op("aten::cat", dtypes=ALL, samples=_joins, plan=_plan_cat, bench=_BENCH)
+@op("aten::cat", dtypes=ALL, samples=_joins, may_be_empty=frozenset({"tensors"}), plan=_plan_cat, bench=_BENCH)
 def cat(tensors: list[Tensor], dim: int = 0, out: Tensor | None = None) -> Tensor:
     """The tensors one after the other along dim."""
     return call(_plan_cat, tensors, dim, out=out)

@@ -101,12 +101,21 @@ def source(v: Variant) -> str:
         rows = " + ".join(f"{i}_{n} * {t}_stride_{n}" for n in names[:-1]) or "row * 0"
         lines.append(f"{t}_offset = ({rows})[:, None] + ({i}_col * {t}_stride_col)[None, :]")
     load = "inside" if not known else f"inside & {' & '.join(known)}"
-    lines += [f"known = {load}", "x = tl.load(x_ptr + x_at + x_offset, mask=known, other=0).to(out_ptr.dtype.element_ty)"]
+    lines += [f"known = {load}", "x = tl.load(x_ptr + x_at + x_offset, mask=known, other=0)", "x = cast(x, out_ptr.dtype.element_ty)"]
     if fills:
         lines.append("x = tl.where(known, x, bits(value, out_ptr.dtype.element_ty))")
     lines.append("tl.store(out_ptr + out_at + out_offset, x, mask=inside)")
     text = "".join(f"    {line}\n" for line in lines)
     return f"def kernel({', '.join(parameters)}, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr):\n{text}"
+
+
+@triton.jit
+def cast(x, dtype: tl.constexpr):
+    """x as another type. Integers become bfloat16 by way of float32, as on a GPU; the interpreter has no other way."""
+    if dtype == tl.bfloat16 and x.dtype.is_int():
+        return x.to(tl.float32).to(dtype)
+    else:
+        return x.to(dtype)
 
 
 @triton.jit
@@ -143,7 +152,7 @@ def kernel(v: Variant) -> LibEntry:
     text = source(v).replace("def kernel(", f"def {name}(", 1)
     file = f"<gems {__name__}.{name}>"
     linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
-    scope: dict[str, object] = {"tl": tl, "bits": bits, "__name__": __name__}
+    scope: dict[str, object] = {"tl": tl, "bits": bits, "cast": cast, "__name__": __name__}
     exec(compile(text, file, "exec"), scope)  # noqa: S102  our own text
     parameters = text[text.index("(") + 1 : text.index(")")].split(", ")
     plain = [p for p in parameters if p == "value" or p.startswith(("n_", "shift_", "size_")) and p != "n_cols"]

@@ -75,7 +75,8 @@ WRONG = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", WRONG)
+# On a GPU weights that are none are found by an assert on the device, which ends the process.
+@pytest.mark.parametrize("case", WRONG if HERE.type == "cpu" else ["too many", "none"])
 def test_errors_are_atens(case: str) -> None:
     weights, samples, replacement = WRONG[case]
     w = torch.tensor(weights, device=HERE)
