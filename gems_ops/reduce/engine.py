@@ -102,7 +102,7 @@ def launch(plan: Plan, x: Places, out: Places, g: Geometry, fold: Fold, cast: to
     """Plan the launches for one geometry."""
     if fold.finish == "mean":
         fold = replace(fold, parameter=g.n_reduced)
-    t = tiling(g, sm_count(), device.interpreted())
+    t = tiling(g, sm_count(), device.interpreted(), cast.itemsize)
     acc = fold.accumulator(cast)
     wide = g.extent > INT32_EXTENT
     if t.splits == 1:
@@ -114,7 +114,7 @@ def launch(plan: Plan, x: Places, out: Places, g: Geometry, fold: Fold, cast: to
     first, second = fold.stages()
     _stage(plan, x, states, g.numbered(), t, first, cast, acc, wide, out_stride_split=n_outputs)
     g2 = g.of_partials(t.splits)
-    _stage(plan, states, out, g2, tiling(g2, 1, device.interpreted()), second, acc, acc, wide)
+    _stage(plan, states, out, g2, tiling(g2, 1, device.interpreted(), acc.itemsize), second, acc, acc, wide)
 
 
 def _stage(
@@ -137,7 +137,9 @@ def _stage(
     constants = (TL[cast], TL[acc], fold.each, fold.how, fold.finish, wide, t.block_m, t.block_n)
     numbers = (*layout, t.steps_per_split, fold.parameter)
     places = (*(*x, None, None)[:3], *(*out, None, None)[:3])
-    plan.launch(kernel, (t.programs, t.splits), *places, *numbers, *constants, num_warps=t.num_warps)
+    # a state of several values needs their registers
+    num_warps = min(8, t.num_warps * (2 if fold.how in _STATES else 1))
+    plan.launch(kernel, (t.programs, t.splits), *places, *numbers, *constants, num_warps=num_warps)
 
 
 def add_rows(plan: Plan, rows: Code, out: Code, shape: tuple[int, int], where: torch.device) -> None:

@@ -36,6 +36,8 @@ def _plan_min(x: Tensor, out: Tensor | None = None) -> Planned:
 
 
 def _plan_aminmax(x: Tensor, dim: int | None, keepdim: bool, out: Outs | None = None) -> Planned:
+    if dim is None and keepdim:
+        raise Declined("ATen keeps the dimensions on a CPU and drops them on a GPU")
     return plan_reduction(Plan("x", "_dim", "_keepdim", out=out), x, dim, keepdim, BOTH, x.dtype, (x.dtype, x.dtype))
 
 

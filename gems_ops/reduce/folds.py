@@ -197,7 +197,8 @@ def finished(a, b, c, parameter, FINISH: tl.constexpr):
     elif FINISH == "root":
         return _root(a), b
     elif FINISH == "power":
-        return tl.exp2(tl.log2(a) / parameter), b
+        # in float64: what log2 rounds, exp2 magnifies
+        return tl.exp2(tl.log2(a.to(tl.float64)) / parameter).to(a.dtype), b
     elif FINISH == "log":
         return a + tl.log(b), b
     elif FINISH == "variance":

@@ -11,8 +11,11 @@ import triton
 from gems_ops.op import Declined
 from gems_ops.layout import collapse
 
-TILE = 4096  # accumulators of a program: 16 per thread of 8 warps, several 16-byte loads in flight
-COLUMNS = 64  # of an outer reduction's tile: 128 bytes of a 2-byte type, a full cache line
+# Chosen with tools/sweep_tiles on an NVIDIA H200, 2026-11-22: with three tiles on their way at once, 4096 elements are
+# within 3 % of the best tile of every workload there. 8192 x 8192, us and share of the copy rate: all float32 64.0 (99 %),
+# bfloat16 34.1 (93 %); rows 62.7 (101 %), 32.5 (98 %); columns 66.5 (95 %), 36.8 (86 %).
+TILE = 4096  # elements of at most 4 bytes
+COLUMNS = 128  # of an outer reduction's tile
 INTERPRETER_TILE = 1 << 16  # the interpreter pays per program and step, not per element
 PROGRAMS_PER_SM = 4
 MOST_DIMENSIONS = 64  # that ATen reduces
@@ -133,9 +136,9 @@ def _take(axes: list[Axis], nearest: bool) -> Axis:
     return chosen
 
 
-def tiling(g: Geometry, sm_count: int, interpreted: bool) -> Tiling:
+def tiling(g: Geometry, sm_count: int, interpreted: bool, itemsize: int) -> Tiling:
     """Tiles that fill the machine, which one multiprocessor stands for in a second stage: that is never split."""
-    tile = INTERPRETER_TILE if interpreted else TILE
+    tile = INTERPRETER_TILE if interpreted else TILE * 4 // max(4, itemsize)
     want = 1 if interpreted or sm_count == 1 else sm_count * PROGRAMS_PER_SM
     batches = prod(a.size for a in g.batch)
     n_pow2, col_pow2 = triton.next_power_of_2(g.n.size), triton.next_power_of_2(g.col.size)
@@ -158,5 +161,5 @@ def cut(g: Geometry, block_m: int, block_n: int, want: int) -> Tiling:
     # at least two tiles each, so that the second stage stays small beside the first
     splits = max(1, min(want // programs, steps // 2))
     per_split = triton.cdiv(steps, splits)
-    num_warps = max(1, min(8, block_m * block_n // 512))
+    num_warps = max(1, min(8, block_m * block_n // 1024))
     return Tiling(block_m, block_n, programs, triton.cdiv(steps, per_split), per_split, num_warps)

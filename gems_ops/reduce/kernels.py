@@ -1,8 +1,8 @@
 """One reduction kernel in two forms: a short parameter list for the common geometry, a long one for any other.
 
 A tile is [BLOCK_M outputs, BLOCK_N reduced elements]; which of the two has stride 1 decides whether rows or columns
-are read coalesced, the code is the same. Each program keeps a whole tile of states and folds it once. A first stage
-writes states, a second one reads them: EACH is "state" there.
+are read coalesced, the code is the same. Each program keeps a whole tile of states and folds it once; three tiles are
+on their way at once. A first stage writes states, a second one reads them: EACH is "state" there.
 """
 
 import triton
@@ -64,7 +64,7 @@ def _reduce_kernel(
     last = tl.minimum(first + steps_per_split, tl.cdiv(n, BLOCK_N))
     lane = tl.arange(0, BLOCK_N)[None, :]
     a, b, c = start(BLOCK_M, BLOCK_N, ACC, index, HOW)
-    for step in range(first, last):
+    for step in tl.range(first, last, num_stages=3):
         i = step * BLOCK_N + lane
         x, y, z = _read(
             x0_ptr, x1_ptr, x2_ptr, batch * x_stride_batch, x_cols + i * x_stride_n, in_cols & (i < n), i, parameter,
@@ -105,7 +105,7 @@ def _reduce_strided_kernel(
     last = tl.minimum(first + steps_per_split, steps_n * r0 * r1 * r2)
     lane = tl.arange(0, BLOCK_N)[None, :]
     a, b, c = start(BLOCK_M, BLOCK_N, ACC, index, HOW)
-    for step in range(first, last):
+    for step in tl.range(first, last, num_stages=3):
         outer = step // steps_n
         base = x_batch + (outer // (r2 * r1)) * x_r0 + (outer // r2 % r1) * x_r1 + (outer % r2) * x_r2
         # a position too: those who ask for positions reduce one dimension

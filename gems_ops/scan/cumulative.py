@@ -97,7 +97,10 @@ def cummin(self: Tensor, dim: int, out: Outs | None = None) -> Outs:
     return call(_plan_cummin, self, dim, out=out)
 
 
-@op("aten::logcumsumexp", dtypes=DOUBLES, samples=_along, plan=_plan_logcumsumexp, bench=_BENCH[:3], wide=True)
+@op(
+    "aten::logcumsumexp", dtypes=DOUBLES, samples=_along, plan=_plan_logcumsumexp, bench=_BENCH[:3], wide=True, error_factor=3.0,
+    error_reason="its gradient takes exp of differences of results, which magnifies how bfloat16 rounds them",
+)  # fmt: skip
 def logcumsumexp(self: Tensor, dim: int, out: Tensor | None = None) -> Tensor:
     """log of the sums of exp(x) up to each element, without overflow."""
     return call(_plan_logcumsumexp, self, dim, out=out)

@@ -39,6 +39,7 @@ class Tiling:
     parts: int
     part: int
     num_warps: int
+    stages: int = 1  # tiles that are on their way at once
 
 
 def tiling(rows: Rows, across: bool, processors: int) -> Tiling:
@@ -58,10 +59,10 @@ def tiling(rows: Rows, across: bool, processors: int) -> Tiling:
 
 
 def cut(rows: Rows, block_r: int, block_n: int, parts: int) -> Tiling:
-    """Tiles of this size; rows in about so many parts, of two tiles or more."""
+    """Tiles of this size; rows in about so many parts."""
     programs, steps = triton.cdiv(rows.n_rows, block_r), triton.cdiv(rows.n_cols, block_n)
-    per_part = triton.cdiv(steps, max(1, min(parts, steps // 2)))
-    num_warps = max(1, min(8, block_r * block_n // 512))
+    per_part = triton.cdiv(steps, max(1, min(parts, steps)))
+    num_warps = max(1, min(8, block_r * block_n // 1024))
     return Tiling(block_r, block_n, programs, triton.cdiv(steps, per_part), per_part * block_n, num_warps)
 
 
@@ -120,11 +121,11 @@ def _launches(
             b = plan.empty("before1", (t.parts, rows.n_rows), acc if how == "logsum" else torch.int64, x.device)
         plan.launch(
             _part_kernel, (t.programs, t.parts - 1), Code("x"), a, b, *sizes, *strides, t.part, *constants, wide,
-            t.block_r, t.block_n, num_warps=t.num_warps,
+            t.block_r, t.block_n, t.stages, num_warps=t.num_warps,
         )  # fmt: skip
     places = (Code("x"), a, b, *(*outs, None)[:2])
     plan.launch(
         _scan_kernel, (t.programs, t.parts), *places, *sizes, *strides, *to, t.part, *constants,
         "log" if how == "logsum" else "state", wide, t.parts == 1 and t.block_n >= rows.n_cols,
-        t.block_r, t.block_n, triton.next_power_of_2(t.parts), num_warps=t.num_warps,
+        t.block_r, t.block_n, triton.next_power_of_2(t.parts), t.stages, num_warps=t.num_warps,
     )  # fmt: skip

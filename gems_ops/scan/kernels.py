@@ -23,7 +23,7 @@ def _first_elements(ptr, rows, inner, stride_outer, stride_inner):
 def _part_kernel(
     x_ptr, a_ptr, b_ptr, n_rows, n, inner, x_outer, x_inner, x_stride, part,
     CAST: tl.constexpr, ACC: tl.constexpr, HOW: tl.constexpr, WIDE: tl.constexpr,
-    BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """States of whole parts, [parts, rows]. Grid: (blocks of rows, parts); the last part is not asked for."""
     index: tl.constexpr = tl.int64 if WIDE else tl.int32
@@ -33,7 +33,7 @@ def _part_kernel(
     lane = tl.arange(0, BLOCK_N)[None, :]
     first = tl.program_id(1).to(index) * part
     a, b = element(tl.zeros((BLOCK_R, BLOCK_N), ACC), lane < 0, first + lane, ACC, HOW)
-    for start in range(first, first + part, BLOCK_N):
+    for start in tl.range(first, first + part, BLOCK_N, num_stages=STAGES):
         i = start + lane
         x, y = element(tl.load(x_rows + i * x_stride, mask=in_rows, other=0).to(CAST), in_rows, i, ACC, HOW)
         a, b = combine(a, b, x, y, HOW)
@@ -68,9 +68,9 @@ def _scan_kernel(
     x_ptr, a_ptr, b_ptr, out_ptr, position_ptr, n_rows, n, inner, x_outer, x_inner, x_stride,
     out_outer, out_inner, out_stride, part,
     CAST: tl.constexpr, ACC: tl.constexpr, HOW: tl.constexpr, FINISH: tl.constexpr, WIDE: tl.constexpr,
-    WHOLE: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_P: tl.constexpr,
+    WHOLE: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_P: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Grid: (blocks of rows, parts). WHOLE: a tile covers its rows, nothing is carried."""
+    """Grid: (blocks of rows, parts). WHOLE: a tile covers its rows, nothing is carried. STAGES tiles are loaded at once."""
     index: tl.constexpr = tl.int64 if WIDE else tl.int32
     rows = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
     in_rows = (rows < n_rows)[:, None]
@@ -80,7 +80,7 @@ def _scan_kernel(
     first = tl.program_id(1).to(index) * part
     if not WHOLE:
         a, b = _before(a_ptr, b_ptr, rows, n_rows, ACC, HOW, index, BLOCK_R, BLOCK_P)
-    for start in range(first, first + BLOCK_N if WHOLE else tl.minimum(first + part, n), BLOCK_N):
+    for start in tl.range(first, first + BLOCK_N if WHOLE else tl.minimum(first + part, n), BLOCK_N, num_stages=STAGES):
         i = start + lane
         ok = in_rows & (i < n)
         x, y = element(tl.load(x_rows + i * x_stride, mask=ok, other=0).to(CAST), ok, i, ACC, HOW)

@@ -48,8 +48,8 @@ def force_small_tiles(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Tiles of 64 elements on a pretended machine of 4 multiprocessors; gives the number of splits of each plan."""
     splits = []
 
-    def tiling(g: geometry.Geometry, sm_count: int, interpreted: bool) -> geometry.Tiling:
-        t = real(g, 4 if sm_count > 1 else 1, interpreted=False)
+    def tiling(g: geometry.Geometry, sm_count: int, interpreted: bool, itemsize: int) -> geometry.Tiling:
+        t = real(g, 4 if sm_count > 1 else 1, False, 4)
         splits.append(t.splits)
         return t
 
