@@ -205,7 +205,7 @@ def _silent_driver() -> Iterator[None]:
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="tools/bench launch", description=__doc__)
     parser.add_argument("--json", metavar="FILE", help="write the rows there")
-    parser.add_argument("--rounds", type=int, default=60, help="interleaved rounds (default 60)")
+    parser.add_argument("--rounds", type=int, default=60 if HAS_GPU else 300, help="interleaved rounds (default %(default)s)")
     parser.add_argument("--misses", type=int, default=30, help="specialisations for the cost of a miss (default 30)")
     options = parser.parse_args(argv)
     if not HAS_GPU:
