@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,9 @@ import triton
 import triton.language as tl
 from void_device import KERNEL, device_with, load
 
-from gems_runtime import entry, fingerprint, settings, toolchain
+from gems_runtime import device, entry, fingerprint, settings, toolchain
 from gems_runtime.fingerprint import argument_class, closure, code_of, config_fields, find_config, jit_of, plain
-from gems_runtime.records import canonical
+from gems_runtime.records import canonical, digest
 from gems_runtime.target import compiling_for
 
 
@@ -164,3 +165,18 @@ def test_no_path_is_in_a_key(tmp_path: Path) -> None:
     with device_with(), settings.override(salt="s"):
         text = canonical(fingerprint.shared_fields(load(tmp_path).kernel, "protocol"))
     assert str(tmp_path) not in text and str(Path(__file__).parents[2]) not in text
+
+
+@pytest.mark.parametrize("change", [{"name": "NVIDIA H200"}, {"sm_count": 114}, {"memory_bytes": 141 << 30}, {"l2_bytes": 50 << 20}])
+def test_a_result_of_one_device_is_not_anothers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, object]) -> None:
+    h100 = device.DeviceIdentity("nvidia", "NVIDIA H100", "cuda:90", 132, 60 << 20, 80 << 30)
+    kernel, configs = load(tmp_path).kernel, [triton.Config({"BLOCK": 64})]
+
+    def keys(identity: device.DeviceIdentity) -> set[str]:
+        monkeypatch.setattr(device, "identity", lambda: identity)
+        shared = fingerprint.shared_fields(kernel, "protocol")
+        fields = fingerprint.decision_fields(shared, {}, configs), fingerprint.measurement_fields(shared, {}, configs[0])
+        return set(map(digest, fields))
+
+    with device_with():
+        assert keys(h100) == keys(replace(h100)) and not keys(h100) & keys(replace(h100, **change))
