@@ -90,6 +90,11 @@ def tuning(folder: Path) -> Iterator[Row]:
     return (Row(*row) for row in bench_tuning.choosing())
 
 
+def devices(folder: Path) -> Iterator[Row]:
+    """Warming with every GPU of the host; nothing where there is one."""
+    return (Row(*row) for row in (bench_tuning.warming(folder) if torch.cuda.device_count() > 1 else ()))
+
+
 # name -> what measures it, and whether that needs a GPU
 PARTS = {
     "import": (importing, False),
@@ -99,6 +104,7 @@ PARTS = {
     "first": (first_calls, True),
     "elsewhere": (compiled_elsewhere, True),
     "tuning": (tuning, True),
+    "devices": (devices, True),
 }
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +16,11 @@ import torch
 import triton
 
 import flag_gems
-from gems_runtime import bench, settings, tuner
+from gems_runtime import bench, jobs, settings, tuner
 from gems_runtime.candidates import LAUNCH_ERRORS
 from gems_runtime.fingerprint import config_fields
 from gems_runtime.records import canonical
+from tools.figures import ROOT
 
 # Matrix products of 7B and 70B models: projections and feed-forward layers, from one small batch to a long prompt.
 _WEIGHTS = ((4096, 4096), (11008, 4096), (4096, 11008), (8192, 8192), (28672, 8192), (1024, 8192))
@@ -80,12 +84,30 @@ def choosing() -> Iterator[tuple[str, float, str, float | None]]:
         print("x".join(map(str, choice.shape)), f"{100 * choice.regret:.1f} %", choice.chosen, "best", choice.best, flush=True)
 
 
-def crew_command(*more: str) -> list[str]:
-    """A warm of every shape above by `gems-cache`."""
+def warming(folder: Path) -> Iterator[tuple[str, float, str, float | None]]:
+    """Rows: the same cold warm on one GPU of this host and on all of them."""
+    count = torch.cuda.device_count()
+    one, every = (_warm_seconds(folder / name, name) for name in ("0", "all"))
+    yield f"warm of {len(SHAPES)} mm shapes in two dtypes, one GPU", one, "s", None
+    yield f"the same, {count} GPUs", every, "s", None
+    yield f"share of the time that {count} GPUs need", every / one, "", 1 / 1.8 if count == 2 else None
+
+
+def _warm_seconds(folder: Path, devices: str) -> float:
+    folder.mkdir()
     shapes = [word for shape in SHAPES for word in ("--shape", "x".join(map(str, shape)))]
-    return ["-m", "gems_runtime", "warm", "mm", *shapes, "--json", *more]
+    command = ["warm", "mm", *shapes, "--dtype", "bf16", "--dtype", "fp16", "--devices", devices]
+    where = {"GEMS_CACHE_DIR": str(folder / "gems"), "TRITON_CACHE_DIR": str(folder / "triton")}
+    path = os.pathsep.join(filter(None, (str(_installed(folder)), str(ROOT), os.environ.get("PYTHONPATH"))))
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "gems_runtime", *command], env={**os.environ, **where, "PYTHONPATH": path}, check=True)
+    return time.perf_counter() - began
 
 
-def clean_environment(folder: Path) -> dict[str, str]:
-    """The environment of a warm that finds nothing done."""
-    return {**os.environ, "GEMS_CACHE_DIR": str(folder / "gems"), "TRITON_CACHE_DIR": str(folder / "triton")}
+def _installed(folder: Path) -> Path:
+    """A folder for the path in which the operators' entry point is found: a copied tree is not installed."""
+    place = folder / "installed" / "gems_runtime-0.dist-info"
+    place.mkdir(parents=True)
+    (place / "METADATA").write_text("Metadata-Version: 2.1\nName: gems-runtime\nVersion: 0\n")
+    (place / "entry_points.txt").write_text(f"[{jobs.GROUP}]\ngems_ops = gems_ops.warming\n")
+    return place.parent
