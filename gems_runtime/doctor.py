@@ -106,7 +106,7 @@ def _permissions(folder: Path) -> Iterator[Check]:
 
 def _diskcache() -> Iterator[Check]:
     if importlib.util.find_spec("diskcache") is None:
-        yield Check("diskcache", "bad", "missing: results stay in memory; install diskcache")
+        yield Check("diskcache", "note", "missing: results are kept as one file an entry, which is slower to list")
         return
     from gems_runtime.store import disk
 

@@ -6,6 +6,7 @@ and each is said once.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +22,7 @@ from gems_runtime.store.files import Files
 from gems_runtime.store.index import Index
 from gems_runtime.store.overrides import Overrides
 from gems_runtime.store.remote import Remote
+from gems_runtime.store.rows import Rows
 from gems_runtime.store.team import FILES, INDEX, Source
 
 if TYPE_CHECKING:
@@ -292,11 +294,13 @@ class Store:
         problem = place.distrust(self.directory)
         if problem:
             raise OSError(problem)
-        index, files = Index(self.directory / INDEX), Files(self.directory / FILES, is_ours=True)
-        is_network = place.is_network(place.filesystem(self.directory))
-        # the other kind answers too, where a directory was filled on another machine
-        if is_network:
+        files = Files(self.directory / FILES, is_ours=True)
+        if place.is_network(place.filesystem(self.directory)):
             return [files]
+        if importlib.util.find_spec("diskcache") is None:
+            return [files, Rows(self.directory / INDEX)]
+        index = Index(self.directory / INDEX)
+        # the files answer too, where a directory was filled on another machine
         return [index, files] if files.directory.is_dir() else [index]
 
     def _say(self, topic: str, message: str) -> None:

@@ -14,7 +14,7 @@ from test_ranks import OTHER, about
 from test_records import decision, measurement
 
 from gems_runtime import records, settings, stats, store
-from gems_runtime.store import Store, bundle, place
+from gems_runtime.store import Store, bundle, place, stack
 from gems_runtime.store.files import Files
 
 KEY = decision().key
@@ -152,6 +152,16 @@ def test_a_directory_filled_elsewhere_answers_with_both_kinds(tmp_path: Path, mo
     opened.publish(about(1))
     assert store.open(tmp_path / "gems").decision(KEY) == decision()
     assert store.open(tmp_path / "gems").decision(about(1).key) == about(1)
+
+
+def test_without_diskcache_there_are_files_and_an_old_index_still_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = filled(tmp_path / "gems", decision())
+    monkeypatch.setattr(stack.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "diskcache", None)
+    opened = store.open(folder)
+    assert opened.decision(KEY) == decision()
+    opened.publish(about(2))
+    assert len(list(folder.rglob("*.json"))) == 1 and store.open(folder).decision(about(2).key) == about(2)
 
 
 def test_use_is_stamped_at_most_once_a_day(tmp_path: Path, network: None) -> None:

@@ -72,8 +72,11 @@ def test_looking_makes_nothing(own_store: Path) -> None:
     assert not own_store.exists()
 
 
-def test_directories_are_private(filled: Path) -> None:
-    assert [stat.S_IMODE(p.stat().st_mode) for p in (filled, filled / "index")] == [0o700, 0o700]
+def test_directories_and_files_are_private(own_store: Path) -> None:
+    opened = store.open(own_store)
+    opened.publish(decision())
+    held = {p.name: stat.S_IMODE(p.stat().st_mode) for p in (own_store, *own_store.rglob("*"))}
+    assert held == {"gems": 0o700, "index": 0o700, "cache.db": 0o600, "cache.db-wal": 0o600, "cache.db-shm": 0o600}
 
 
 @pytest.mark.parametrize("as_key", [False, True])
