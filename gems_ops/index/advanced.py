@@ -105,7 +105,7 @@ def _assignments(dtype: torch.dtype) -> Iterator[Sample]:
 
 
 @planned(
-    "aten::index_put", dtypes=ALL, samples=_assignments, argument_dtypes={"indices": INDEX_DTYPES}, in_place=True, aliasing=True,
+    "aten::index_put", dtypes=ALL, samples=_assignments, argument_dtypes={"indices": INDEX_DTYPES}, in_place=True,
 )  # fmt: skip
 def index_put(
     self: Tensor, indices: list[Tensor | None], values: Tensor, accumulate: bool = False, out: Tensor | None = None, in_place: bool = False

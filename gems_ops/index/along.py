@@ -113,7 +113,7 @@ def _plan_scatter(
 
 
 @planned(
-    "aten::scatter.src", dtypes=ALL, samples=_scatters("src"), argument_dtypes={"index": LONG}, in_place=True, aliasing=True,
+    "aten::scatter.src", dtypes=ALL, samples=_scatters("src"), argument_dtypes={"index": LONG}, in_place=True,
 )  # fmt: skip
 def scatter(self: Tensor, dim: int, index: Tensor, src: Tensor, out: Tensor | None = None, in_place: bool = False) -> Planned:
     """self with src's elements at index along dim."""
@@ -122,7 +122,7 @@ def scatter(self: Tensor, dim: int, index: Tensor, src: Tensor, out: Tensor | No
 
 
 @planned(
-    "aten::scatter.value", dtypes=ALL, samples=_scatters(), argument_dtypes={"index": LONG}, in_place=True, aliasing=True,
+    "aten::scatter.value", dtypes=ALL, samples=_scatters(), argument_dtypes={"index": LONG}, in_place=True,
 )  # fmt: skip
 def scatter_value(self: Tensor, dim: int, index: Tensor, value: float, out: Tensor | None = None, in_place: bool = False) -> Planned:
     """self with one number at index along dim."""
@@ -148,7 +148,7 @@ def plan_sums(plan: Plan, self: Tensor, out: Tensor | None, in_place: bool) -> t
 
 
 @planned(
-    "aten::scatter_add", dtypes=SUMMED, samples=_scatters("src"), argument_dtypes={"index": LONG}, in_place=True, aliasing=True,
+    "aten::scatter_add", dtypes=SUMMED, samples=_scatters("src"), argument_dtypes={"index": LONG}, in_place=True,
     bench=_square("src"),
 )  # fmt: skip
 def scatter_add(self: Tensor, dim: int, index: Tensor, src: Tensor, out: Tensor | None = None, in_place: bool = False) -> Planned:
@@ -228,7 +228,7 @@ def _source(self: Tensor, dim: int, n: int, source: Tensor) -> None:
 
 
 @planned(
-    "aten::index_copy", dtypes=ALL, samples=_copies(False), argument_dtypes={"index": LONG}, in_place=True, aliasing=True,
+    "aten::index_copy", dtypes=ALL, samples=_copies(False), argument_dtypes={"index": LONG}, in_place=True,
     bench=(_selecting(0, "source"),),
 )  # fmt: skip
 def index_copy(self: Tensor, dim: int, index: Tensor, source: Tensor, out: Tensor | None = None, in_place: bool = False) -> Planned:
@@ -244,7 +244,7 @@ def index_copy(self: Tensor, dim: int, index: Tensor, source: Tensor, out: Tenso
 
 
 @planned(
-    "aten::index_fill.int_Scalar", dtypes=ALL, samples=_copies(True), argument_dtypes={"index": LONG}, in_place=True, aliasing=True,
+    "aten::index_fill.int_Scalar", dtypes=ALL, samples=_copies(True), argument_dtypes={"index": LONG}, in_place=True,
 )  # fmt: skip
 def index_fill(self: Tensor, dim: int, index: Tensor, value: float, out: Tensor | None = None, in_place: bool = False) -> Planned:
     """self with a number in the slices at index along dim."""
@@ -261,7 +261,7 @@ def index_fill(self: Tensor, dim: int, index: Tensor, value: float, out: Tensor 
 
 @planned(
     "aten::index_add", dtypes=SUMMED, samples=_copies(False, torch.int32), argument_dtypes={"index": INDICES}, in_place=True,
-    aliasing=True, keyed=frozenset({"alpha"}), bench=(_selecting(0, "source"),),
+    keyed=frozenset({"alpha"}), bench=(_selecting(0, "source"),),
 )  # fmt: skip
 def index_add(
     self: Tensor, dim: int, index: Tensor, source: Tensor, alpha: float = 1, out: Tensor | None = None, in_place: bool = False

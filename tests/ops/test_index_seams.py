@@ -1,0 +1,102 @@
+"""Indexing where a table of samples cannot say it: places beside the end, sources that are the target, many blocks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import flag_gems
+from gems_ops.register import counts_of
+from gems_runtime import device
+
+HERE = device.torch_device()
+ON_GPU = HERE.type == "cuda"
+
+
+def table() -> Tensor:
+    return torch.arange(24.0, device=HERE).view(4, 6)
+
+
+def at(*places: int) -> Tensor:
+    return torch.tensor(places, device=HERE)
+
+
+OUTSIDE = {
+    "index_select": lambda i: table().index_select(0, i),
+    "gather": lambda i: table().gather(0, i[:, None]),
+    "index": lambda i: table()[i],
+    "index_put": lambda i: table().index_put_((i,), table()[: len(i)]),
+    "scatter": lambda i: table().scatter_(0, i[:, None], 1.0),
+    "scatter_add": lambda i: table().scatter_add_(0, i[:, None], table()),
+    "index_add": lambda i: table().index_add_(0, i, table()[: len(i)]),
+    "index_copy": lambda i: table().index_copy_(0, i, table()[: len(i)]),
+    "index_fill": lambda i: table().index_fill_(0, i, 1.0),
+}
+
+
+@pytest.mark.skipif(ON_GPU, reason="on a GPU it is an assert on the device, which ends the process")
+@pytest.mark.parametrize("name", OUTSIDE)
+@pytest.mark.parametrize("place", [4, -5])
+def test_a_place_outside_raises_atens_error(name: str, place: int) -> None:
+    def error() -> Exception:
+        with pytest.raises((IndexError, RuntimeError)) as found:
+            OUTSIDE[name](at(0, place))
+        return found.value
+
+    native = error()
+    with flag_gems.use_gems():
+        ours = error()
+    assert (type(ours), str(ours)) == (type(native), str(native))
+
+
+@pytest.mark.parametrize("place", [-1, -4])
+def test_places_count_from_the_end_where_aten_counts_so(place: int) -> None:
+    native = table()[at(place)], table().index_fill(0, at(place), 7.0)
+    with flag_gems.use_gems(include=["index", "index_fill"]):
+        ours = table()[at(place)], table().index_fill(0, at(place), 7.0)
+    assert all(map(torch.equal, ours, native))
+
+
+def test_a_source_that_is_the_target_is_atens() -> None:
+    """Reading and writing the same elements in no order would be a race: ATen refuses it."""
+    declined = counts_of("aten::scatter_.src").declined
+    x = table()
+    with flag_gems.use_gems(include=["aten::scatter.src"]), pytest.raises(RuntimeError, match="clone"):
+        x.scatter_(0, at(3, 2, 1, 0)[:, None].expand(4, 6), x)
+    assert counts_of("aten::scatter_.src").declined == declined + 1
+
+
+@pytest.mark.parametrize("n", [4095, 4096, 4097, 3 * 4096 + 1])
+def test_compaction_across_blocks(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the interpreter a tensor is one block; here it is several, as on a GPU, and their counts are added up in parts."""
+    from gems_ops.index import compact
+
+    monkeypatch.setattr(compact, "SUMMED", 2)
+    monkeypatch.setattr(compact, "device", type("Device", (), {"interpreted": staticmethod(lambda: False)}))
+    x = (torch.arange(n, device=HERE) % 7 > 2).to(torch.int32)
+    values = torch.arange(n, device=HERE)
+    native = x.nonzero(), values.masked_select(x.bool())
+    with flag_gems.use_gems(include=["nonzero", "masked_select"]):
+        ours = x.nonzero(), values.masked_select(x.bool())
+    assert all(map(torch.equal, ours, native))
+
+
+def test_sums_of_one_place() -> None:
+    """All of a column to one place: every addition meets another."""
+    with flag_gems.use_gems(include=["scatter_add", "index_add"]):
+        scattered = table().scatter_add(0, torch.full((4, 6), 2, device=HERE), table())
+        added = table().index_add(0, at(1, 1, 1, 1), table(), alpha=2)
+    assert torch.equal(scattered[2], table()[2] + table().sum(0))
+    assert torch.equal(added[1], table()[1] + 2 * table().sum(0))
+
+
+def test_deterministic_algorithms_are_atens() -> None:
+    declined = counts_of("aten::scatter_add").declined
+    torch.use_deterministic_algorithms(True)
+    try:
+        with flag_gems.use_gems(include=["scatter_add"]):
+            table().scatter_add(0, torch.full((4, 6), 2, device=HERE), table())
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert counts_of("aten::scatter_add").declined == declined + 1
