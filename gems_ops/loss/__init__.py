@@ -1,3 +1,3 @@
-"""Losses, forward and backward: nll_loss, cross entropy."""
+"""Losses, forward and backward: of classes, and element by element."""
 
-from gems_ops.loss import cross_entropy, nll  # noqa: F401
+from gems_ops.loss import cross_entropy, elementwise, nll  # noqa: F401
