@@ -1,4 +1,4 @@
-"""tools/bench: launch | ops | store | models. Each prints a table and, with --json FILE, writes its rows."""
+"""tools/bench: launch | ops | peers | store | models. Each prints a table and, with --json FILE, writes its rows."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 SUBCOMMANDS = {
     "launch": "host time of one kernel launch, beside a C loop of the driver's own call",
     "ops": "every operator against ATen, GPU and host time",
+    "peers": "row operators beside ATen and Liger, forward and backward",
     "store": "import, first call, disk hits with many entries, a second process",
     "models": "tokens per second of a Llama model, ATen and ours side by side",
 }

@@ -15,6 +15,7 @@ from torch import Tensor
 from gems_ops.layout import contiguous_strides
 from gems_ops.op import Declined, result_buffer
 from gems_ops.plan import Code, Plan
+from gems_runtime import device
 
 RowStrides: TypeAlias = tuple[int, int, int]  # outer, inner, column
 
@@ -22,6 +23,11 @@ _MULTIPROCESSORS = 132  # of an H200
 _TILE = 4096  # elements of a tile of short rows: 32 for each thread of 4 warps
 _MOST_WARPS = 16  # 1024 threads, the most of a workgroup, where a warp has 64
 _MOST_SPLITS = 512
+# Programs that hold a row together in registers, so that it is read once: 64 at most, of which a device runs several
+# groups at once. Reading twice is 2/3 of the copy rate at best.
+MOST_SHARED = 64
+SHARED_FROM = 16384  # elements of a tile that one program no longer holds well
+_SHARED_TILE, _SHARED_ACROSS = (1, 8192), (64, 128)
 
 
 @dataclass(slots=True)
@@ -110,19 +116,31 @@ class Tiling:
     whole: bool
     splits: int = 1  # programs that share a row
     chunk: int = 0  # columns of each of them
+    shared: bool = False  # they hold it in registers and wait for each other
+
+
+def counters(plan: Plan, t: Tiling, where: torch.device) -> Code:
+    """What the programs of a shared tiling count with: one number for all, then one for each group; zeros."""
+    plan.do("counters = {zeros}({n}, dtype={int}, device={at})", zeros=torch.zeros, n=1 + t.programs, int=torch.int32, at=where)
+    return Code("counters")
 
 
 def tiling(rows: Rows, strides: RowStrides, most: int) -> Tiling:
     """How to cut `rows` of a tensor with these strides, with at most `most` elements in registers at once."""
     step = strides[1] if rows.inner > 1 else strides[0]
-    return _tiling(rows.n_rows, rows.n_cols, 0 < step < strides[2], most)
+    return _tiling(rows.n_rows, rows.n_cols, 0 < step < strides[2], most, device.programs_may_wait())
 
 
 @lru_cache(maxsize=4096)
-def _tiling(n_rows: int, n_cols: int, across: bool, most: int) -> Tiling:
+def _tiling(n_rows: int, n_cols: int, across: bool, most: int, may_wait: bool) -> Tiling:
     """`across`: neighbouring rows are nearer in memory than neighbouring columns; a tile is then 32 rows or more."""
     padded = triton.next_power_of_2(n_cols)
     narrowest = 32 if across and n_rows >= 32 else 1
+    if may_wait and padded * narrowest > min(most, SHARED_FROM):
+        block_r, block_n = _SHARED_ACROSS if narrowest > 1 else _SHARED_TILE
+        splits = -(-n_cols // block_n)
+        if splits <= MOST_SHARED:
+            return Tiling(block_r, block_n, 8, -(-n_rows // block_r), False, splits, block_n, shared=True)
     if padded * narrowest > most:
         return _long_tiling(n_rows, n_cols, across and n_rows >= 32)
     block_r = max(narrowest, _TILE // padded)
