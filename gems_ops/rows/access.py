@@ -28,6 +28,15 @@ def widen(x):
 
 
 @triton.jit
+def over(total, n):
+    """total / n, rounded once: a GPU's own division is 2 bits short, and rows of one number would not vanish exactly."""
+    if total.dtype == tl.float64:
+        return total / n
+    else:
+        return tl.div_rn(total, tl.full(total.shape, n, tl.float32))
+
+
+@triton.jit
 def take_place(counters_ptr, SHARE: tl.constexpr):
     """(group, place in it): programs take places in the order in which they start.
 

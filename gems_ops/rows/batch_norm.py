@@ -102,6 +102,30 @@ def _backward(
     return plan.build(", ".join(str(r) for r in results))
 
 
+def _batch_norm(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor | None, var: Tensor | None,
+    training: bool, momentum: float, eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """ATen's, with the statistics that a GPU's kernel returns in evaluation where the CPU is asked what is right."""
+    y, *saved = torch.native_batch_norm(x, weight, bias, mean, var, training, momentum, eps)
+    if not training and x.device.type == "cpu" and not device.interpreted():
+        saved = [mean.clone(), torch.rsqrt(var + eps)]
+    return y, *saved
+
+
+def _cudnn_batch_norm(*args: object) -> tuple[Tensor, ...]:
+    """What cuDNN returns, from ATen's own kernels."""
+    y, *saved = _batch_norm(*args)
+    saved = saved if args[5] else [t.new_empty(0) for t in saved]
+    return y, *saved, torch.empty(0, dtype=torch.uint8, device=y.device)
+
+
+def _cudnn_batch_norm_backward(
+    x: Tensor, grad: Tensor, weight: Tensor, mean: Tensor, var: Tensor, save_mean: Tensor, save_var: Tensor, eps: float, _: Tensor
+) -> tuple[Tensor, ...]:
+    return torch.ops.aten.native_batch_norm_backward(grad, x, weight, mean, var, save_mean, save_var, True, eps, [True] * 3)
+
+
 def _problems(dtype: torch.dtype) -> Iterator[tuple[Tensor, torch.dtype]]:
     """Inputs in ATen's plain layouts, and the dtype of their parameters."""
     for shape in ((2, 3, 4, 5), (7, 3), (2, 3, 9), (2, 3, 2, 3, 4), (1, 5, 80), (40, 70)):
@@ -127,6 +151,12 @@ def _samples(dtype: torch.dtype) -> Iterator[Sample]:
     weight, bias, mean, var = _vectors(x, dtype)
     yield Sample((x, None, None, None, None, True, 0.1, 1e-5))
     yield Sample((x, weight, None, mean, var, False, 0.1, 1e-3))
+
+
+def _with_statistics(dtype: torch.dtype) -> Iterator[Sample]:
+    for sample in _samples(dtype):
+        if sample.args[3] is not None:
+            yield sample
 
 
 def _without_statistics(dtype: torch.dtype) -> Iterator[Sample]:
@@ -185,8 +215,8 @@ def _declared(name: str, make: Callable[[torch.dtype], Iterator[Sample]], **fiel
     return planned(f"aten::{name}", dtypes=DOUBLES, argument_dtypes=_WIDER, samples=make, wide=True, **fields)
 
 
-@_declared("native_batch_norm", _samples, bench=tuple(_bench(False, *m) for m in _MODES), opinfo=_INFOS)
-@_declared("_native_batch_norm_legit", _samples, opinfo=("_native_batch_norm_legit",))
+@_declared("native_batch_norm", _samples, reference=_batch_norm, bench=tuple(_bench(False, *m) for m in _MODES), opinfo=_INFOS)
+@_declared("_native_batch_norm_legit", _with_statistics, reference=_batch_norm, opinfo=("_native_batch_norm_legit",))
 def batch_norm(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, running_mean: Tensor | None, running_var: Tensor | None,
     training: bool, momentum: float, eps: float,
@@ -236,6 +266,7 @@ def _cudnn_backward_samples(dtype: torch.dtype) -> Iterator[Sample]:
 
 @planned(
     "aten::cudnn_batch_norm", dtypes=frozenset({torch.float32}), samples=_cudnn_samples, needs_native=True, wide=True,
+    reference=_cudnn_batch_norm,
     bench=tuple(_bench(False, *m) for m in _MODES[:2]), opinfo=_INFOS[:1],
 )  # fmt: skip
 def cudnn_batch_norm(
@@ -252,6 +283,7 @@ def cudnn_batch_norm(
 
 @planned(
     "aten::cudnn_batch_norm_backward", dtypes=frozenset({torch.float32}), samples=_cudnn_backward_samples, needs_native=True,
+    reference=_cudnn_batch_norm_backward,
     argument_dtypes={"reserveSpace": frozenset({torch.uint8})}, may_be_empty=frozenset({"reserveSpace"}),
     opinfo=_INFOS[:1], wide=True,
 )  # fmt: skip

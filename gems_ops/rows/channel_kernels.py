@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from gems_ops.rows.access import widen
+from gems_ops.rows.access import over, widen
 from gems_runtime import LibEntry
 
 
@@ -183,8 +183,8 @@ def _coefficients_kernel(
             along += weight * tl.load(dweight_ptr + channel, mask=mask, other=0)
             level += weight * tl.load(dbias_ptr + channel, mask=mask, other=0)
             channel += n_statistics * shared
-    tl.store(along_ptr + number, tl.sum(along, 1) / count, mask=number < n_statistics)
-    tl.store(level_ptr + number, tl.sum(level, 1) / count, mask=number < n_statistics)
+    tl.store(along_ptr + number, over(tl.sum(along, 1), count), mask=number < n_statistics)
+    tl.store(level_ptr + number, over(tl.sum(level, 1), count), mask=number < n_statistics)
 
 
 @LibEntry

@@ -108,6 +108,19 @@ def _rms_norm_gradient(x: Tensor, shape: list[int], weight: Tensor | None, mask:
     return Sample((samples.values(tuple(x.shape), x.dtype, seed=3), x, shape, rstd, weight, mask))
 
 
+def _rms_norm_gradient_formula(
+    grad: Tensor, x: Tensor, shape: list[int], rstd: Tensor, weight: Tensor | None, mask: list[bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Of ATen's operator, which the CPU does not have."""
+    dims, lead = list(range(-len(shape), 0)), list(range(x.dim() - len(shape)))
+    precise = opmath(x.dtype)
+    x_hat, g = x.to(precise) * rstd, grad.to(precise)
+    dweight = (g * x_hat).sum(lead) if lead else g * x_hat
+    g = g if weight is None else g * weight
+    dx = (g - x_hat * (g * x_hat).mean(dims, keepdim=True)) * rstd
+    return dx.to(x.dtype).contiguous() if mask[0] else None, dweight.to(x.dtype).contiguous() if mask[1] else None
+
+
 _SHAPES = ((16384, 1024), (8192, 8192), (2048, 32768), (512, 131072), (1048576, 64))
 _BACKWARD_SHAPES = ((16384, 1024), (8192, 8192), (2048, 32768))
 
@@ -194,6 +207,7 @@ def fused_rms_norm(x: Tensor, shape: list[int], weight: Tensor | None, eps: floa
     samples=_rms_norm_backward_samples,
     bench=tuple(_bench(s, False, True) for s in _BACKWARD_SHAPES),
     opinfo=("nn.functional.rms_norm",),
+    reference=_rms_norm_gradient_formula,
     needs_native=True,
     wide=True,
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from gems_ops.rows.access import load_rows, meet, take_place, widen
+from gems_ops.rows.access import load_rows, meet, over, take_place, widen
 from gems_runtime import LibEntry
 
 
@@ -36,15 +36,15 @@ def _load_columns(ptr, col, n, other):
 def _centred(x, mask, n, CENTER: tl.constexpr):
     """x [ROWS, BLOCK] moved to mean 0, and each row's mean and mean square distance from it, [ROWS]."""
     if CENTER:
-        mean = tl.sum(x, 1) / n
+        mean = over(tl.sum(x, 1), n)
         x = tl.where(mask, x - mean[:, None], 0.0)
         # The mean's own rounding error, which counts where the mean is large beside the deviation.
-        rest = tl.sum(x, 1) / n
-        variance = tl.sum(x * x, 1) / n - rest * rest
+        rest = over(tl.sum(x, 1), n)
+        variance = over(tl.sum(x * x, 1), n) - rest * rest
         return x - rest[:, None], mean + rest, variance
     else:
         squares = tl.sum(x * x, 1)
-        return x, tl.zeros_like(squares), squares / n
+        return x, tl.zeros_like(squares), over(squares, n)
 
 
 @LibEntry
@@ -80,7 +80,7 @@ def _long_moments(x_ptr, residual_ptr, sum_ptr, row, x_row, residual_row, sum_ro
     ROUND: tl.constexpr = sum_ptr is not None
     x = _load_sum(x_ptr, residual_ptr, row, x_row, residual_row, col, in_row, ROUND)
     # Distances are taken from the mean of the first block: near enough to the row's that their squares do not cancel.
-    shift = tl.sum(x, 1) / min(n, BLOCK) if CENTER else tl.zeros_like(tl.sum(x, 1))
+    shift = over(tl.sum(x, 1), min(n, BLOCK)) if CENTER else tl.zeros_like(tl.sum(x, 1))
     totals, squares = tl.zeros_like(x), tl.zeros_like(x)
     for start in range(0, n, BLOCK):
         col = start + tl.arange(0, BLOCK)
@@ -93,10 +93,10 @@ def _long_moments(x_ptr, residual_ptr, sum_ptr, row, x_row, residual_row, sum_ro
             totals += x
         squares += x * x
     if CENTER:
-        distance = tl.sum(totals, 1) / n
-        return shift + distance, tl.maximum(tl.sum(squares, 1) / n - distance * distance, 0.0)
+        distance = over(tl.sum(totals, 1), n)
+        return shift + distance, tl.maximum(over(tl.sum(squares, 1), n) - distance * distance, 0.0)
     else:
-        return shift, tl.sum(squares, 1) / n
+        return shift, over(tl.sum(squares, 1), n)
 
 
 @LibEntry
@@ -156,11 +156,11 @@ def _shared_norm_kernel(
     squares = tl.load(parts_ptr + at + 1, mask=place_ok, other=0.0, cache_modifier=".cg")
     if CENTER:
         means = tl.load(parts_ptr + at, mask=place_ok, other=0.0, cache_modifier=".cg")
-        whole = tl.sum(means * counts, 1) / n
+        whole = over(tl.sum(means * counts, 1), n)
         squares += tl.where(place_ok, counts * (means - whole[:, None]) * (means - whole[:, None]), 0.0)
         x += (mean - whole)[:, None]
         mean = whole
-    rstd = 1 / tl.sqrt(tl.sum(squares, 1) / n + eps)
+    rstd = 1 / tl.sqrt(over(tl.sum(squares, 1), n) + eps)
     weight, bias = _load_columns(weight_ptr, col, n, 1.0), _load_columns(bias_ptr, col, n, 0.0)
     y = x * rstd[:, None] * weight + bias
     tl.store(y_ptr + (row * y_row)[:, None] + col[None, :], y.to(y_ptr.dtype.element_ty), mask=mask)
@@ -216,9 +216,9 @@ def _norm_gradient_kernel(
             dbias += grad
         if dx_ptr is not None:
             grad *= _load_columns(weight_ptr, col, n, 1.0)
-            dx = grad - x * (tl.sum(grad * x, 1) / n)[:, None]
+            dx = grad - x * (over(tl.sum(grad * x, 1), n))[:, None]
             if CENTER:
-                dx -= (tl.sum(grad, 1) / n)[:, None]
+                dx -= (over(tl.sum(grad, 1), n))[:, None]
             _store_gradient(dx_ptr, dsum_ptr, dx * rstd[:, None], row, dsum_row, n, col, mask)
     at = tl.program_id(0).to(tl.int64) * n + col
     if dweight_ptr is not None:
@@ -254,8 +254,8 @@ def _long_norm_gradient_kernel(
         grad = load_rows(grad_ptr, row, grad_row, col, in_row) * _load_columns(weight_ptr, col, n, 1.0)
         products += grad * (x - shift)
         totals += grad
-    along = tl.sum(products, 1) * rstd / n
-    level = tl.sum(totals, 1) / n if CENTER else tl.zeros_like(along)
+    along = over(tl.sum(products, 1) * rstd, n)
+    level = over(tl.sum(totals, 1), n) if CENTER else tl.zeros_like(along)
     blocks = tl.cdiv(n, BLOCK)
     for step in range(0, blocks):
         # from the row's end, which the cache still holds
