@@ -74,9 +74,11 @@ def cases() -> list[Case]:
         Case("rms_norm", lambda x, w: F.rms_norm(x, w.shape, w, 1e-5), lambda x, w: liger.liger_rms_norm(x, w, 1e-5),
              lambda x, w: flag_gems.rms_norm(x, w.shape, w, 1e-5), 2, rows),
         Case("layer_norm", lambda x, w, b: F.layer_norm(x, w.shape, w, b, 1e-5),
-             lambda x, w, b: liger.liger_layer_norm(x, w, b, 1e-5), lambda x, w, b: F.layer_norm(x, w.shape, w, b, 1e-5), 3, rows),
+             lambda x, w, b: liger.liger_layer_norm(x, w, b, 1e-5),
+             lambda x, w, b: F.layer_norm(x, w.shape, w, b, 1e-5), 3, rows),
         Case("softmax", lambda x: x.softmax(-1), liger.liger_softmax, lambda x: x.softmax(-1), 1, (*rows, (512, 131072))),
-        Case("cross_entropy", F.cross_entropy, liger.liger_cross_entropy, flag_gems.cross_entropy_loss, 1, ((8192, 32000), (8192, 128256))),
+        Case("cross_entropy", F.cross_entropy, liger.liger_cross_entropy, flag_gems.cross_entropy_loss, 1,
+             ((8192, 32000), (8192, 128256))),
     ]  # fmt: skip
 
 

@@ -137,7 +137,9 @@ def _saved(
     dim = _class_dim(x)
     q, counted = _q(x, target, weight, ignore_index, label_smoothing)
     saved = torch.stack([torch.logsumexp(x, dim).flatten(), q.sum(dim).flatten()])
-    return saved.detach(), (counted.detach() if not target.dtype.is_floating_point else torch.full_like(counted, q.numel() // x.shape[dim]))
+    if target.dtype.is_floating_point:
+        counted = torch.full_like(counted, q.numel() // x.shape[dim])
+    return saved.detach(), counted.detach()
 
 
 def _q(

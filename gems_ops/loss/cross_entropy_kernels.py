@@ -130,6 +130,8 @@ def _cross_entropy_gradient_kernel(
         hit = counts[:, None] & (target[:, None] == classes[None, :])
         dx -= tl.where(hit, ((1 - smoothing) * weight)[:, None], 0.0)
     if SPREAD:
-        dx -= _spread(target_ptr, weight_ptr, t_rows, t_class, classes, ok, counts, weight_step, n_classes, smoothing, PROBABILITIES)
+        dx -= _spread(
+            target_ptr, weight_ptr, t_rows, t_class, classes, ok, counts, weight_step, n_classes, smoothing, PROBABILITIES
+        )
     dx_at = row_offsets(rows, inner, dx_outer, dx_inner)[:, None] + classes[None, :] * dx_class
     tl.store(dx_ptr + dx_at, (dx * grad[:, None]).to(dx_ptr.dtype.element_ty), mask=ok)

@@ -5,7 +5,7 @@ Operands are laid out alike, in any dense order: anything else, promotion and br
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 import triton
@@ -115,7 +115,7 @@ def _check(x: Tensor, others: tuple[Tensor | None, ...], reduction: int) -> None
         raise Declined(f"strides {x.stride()} of {tuple(x.shape)} leave gaps or overlap")
     for t in others:
         if t is not None and (t.dtype != x.dtype or t.shape != x.shape or t.stride() != x.stride()):
-            raise Declined(f"{t.dtype} {tuple(t.shape)} {t.stride()} is not laid out like {x.dtype} {tuple(x.shape)} {x.stride()}")
+            raise Declined(f"{t.dtype} {tuple(t.shape)} {t.stride()}: not laid out like {x.dtype} {tuple(x.shape)} {x.stride()}")
     if reduction not in (NONE, MEAN, SUM):
         raise Declined(f"reduction {reduction}")
 
@@ -241,7 +241,7 @@ def _weighted(x: Tensor) -> Tensor:
     return samples.values(tuple(x.shape), x.dtype, 0.0, 1.0, seed=2).as_strided(x.shape, x.stride()) if x.is_contiguous() else x
 
 
-def _samples(tail: tuple, low: float, high: float, before: int) -> Callable[[torch.dtype], Iterator[Sample]]:
+def _samples(tail: tuple, low: float, high: float, before: int) -> samples.Samples:
     """Calls (x, target, [weight, [None]], reduction, *tail); `before` arguments lie between target and reduction."""
 
     def make(dtype: torch.dtype) -> Iterator[Sample]:
@@ -254,7 +254,7 @@ def _samples(tail: tuple, low: float, high: float, before: int) -> Callable[[tor
     return make
 
 
-def _backward_samples(make: Callable[[torch.dtype], Iterator[Sample]], reduction_at: int) -> Callable[[torch.dtype], Iterator[Sample]]:
+def _backward_samples(make: samples.Samples, reduction_at: int) -> samples.Samples:
     def gradients(dtype: torch.dtype) -> Iterator[Sample]:
         for sample in make(dtype):
             x = sample.args[0]
@@ -266,9 +266,9 @@ def _backward_samples(make: Callable[[torch.dtype], Iterator[Sample]], reduction
     return gradients
 
 
-def _bench(count: int, tail: tuple, low: float) -> workloads.Workload:
+def _bench(count: int, tail: tuple) -> workloads.Workload:
     def make(dtype: torch.dtype, where: torch.device) -> tuple[tuple, dict]:
-        x, t = (torch.rand((8192, 8192), dtype=dtype, device=where) + low for _ in range(2))
+        x, t = (torch.rand((8192, 8192), dtype=dtype, device=where) for _ in range(2))
         grad = (torch.ones((), dtype=dtype, device=where),) if count == 3 else ()
         return (*grad, x, t, *tail), {}
 
@@ -284,11 +284,13 @@ for _name, _plan, _gradient, _tail, _before, _low, _keyed in (
 ):
     _make = _samples(_tail, _low, 1.0 if _low == 0 else 3.0, _before)
     _arguments = (*[None] * _before, MEAN, *_tail)
-    for _suffix, _fn, _given, _count in (("", _plan, _make, 2), ("_backward", _gradient, _backward_samples(_make, 2 + _before), 3)):
+    _gradients = _backward_samples(_make, 2 + _before)
+    for _suffix, _fn, _given, _count in (("", _plan, _make, 2), ("_backward", _gradient, _gradients, 3)):
         if _fn is not None:
             declare(
                 Op(
-                    name=f"aten::{_name}{_suffix}", fn=_fn, plan=_fn, dtypes=DOUBLES, samples=_given, writes_out=False, wide=True,
-                    keyed=frozenset({_keyed} - {""}), bench=(_bench(_count, _arguments, 0.0),), opinfo=(f"nn.functional.{_name}",),
+                    name=f"aten::{_name}{_suffix}", fn=_fn, plan=_fn, dtypes=DOUBLES, samples=_given, writes_out=False,
+                    keyed=frozenset({_keyed} - {""}), bench=(_bench(_count, _arguments),), wide=True,
+                    opinfo=(f"nn.functional.{_name}",),
                 )
             )  # fmt: skip

@@ -43,8 +43,9 @@ def empty_parts(plan: Plan, names: tuple[str, ...], programs: int, dtype: torch.
 
 
 def plan_sum(
-    plan: Plan, parts: Code, weight_parts: Code | None, loss: Code, total: Code | None, n_parts: int, reduction: int, count: int = 0
-) -> None:
+    plan: Plan, parts: Code, weight_parts: Code | None, loss: Code, total: Code | None, n_parts: int, reduction: int,
+    count: int = 0,
+) -> None:  # fmt: skip
     """Plan to add partial sums up to the loss, and to the total weight where there is one."""
     block = min(_BLOCK, triton.next_power_of_2(n_parts))
     plan.launch(_add_parts_kernel, (1,), parts, weight_parts, loss, total, n_parts, count, reduction == MEAN, block)

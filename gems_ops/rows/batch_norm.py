@@ -179,7 +179,7 @@ def _backward_samples(dtype: torch.dtype) -> Iterator[Sample]:
 def _gradient(x: Tensor, vectors: tuple[Tensor | None, ...], train: bool, mask: list[bool]) -> Sample:
     weight, bias, mean, var = vectors
     _, *saved = torch.native_batch_norm(x, weight, bias, None, None, True, 0.1, 1e-5)
-    if torch.cuda.is_available():  # as it saves them there
+    if not device.interpreted():  # as a GPU saves them
         saved = [t.to(opmath(x.dtype)) for t in saved]
     grad = samples.values(tuple(x.shape), x.dtype, seed=4)
     grad = grad.as_strided(x.shape, x.stride()) if x.dim() == 4 else grad

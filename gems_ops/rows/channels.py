@@ -93,8 +93,9 @@ def _same(shape: tuple[int, ...], a: tuple[int, ...], b: tuple[int, ...]) -> boo
 
 
 def plan_moments(
-    plan: Plan, x: Tensor, c: Channels, saved: tuple[Code, Code] | None, running: tuple[Code, Code] | None, momentum: object, eps: object
-) -> tuple[Code, Code]:
+    plan: Plan, x: Tensor, c: Channels, saved: tuple[Code, Code] | None, running: tuple[Code, Code] | None,
+    momentum: object, eps: object,
+) -> tuple[Code, Code]:  # fmt: skip
     """Plan mean and 1 / deviation of every channel, also as `saved`; gives the names of those in full precision."""
     channels, precise = c.sizes[1], opmath(x.dtype)
     splits, each = c.splits
@@ -113,7 +114,9 @@ def plan_moments(
     return mean, rstd
 
 
-def plan_affine(plan: Plan, c: Channels, affine: Affine, mean: Code, scale: Code, y: Code, variance_eps: object | None = None) -> None:
+def plan_affine(
+    plan: Plan, c: Channels, affine: Affine, mean: Code, scale: Code, y: Code, variance_eps: object | None = None
+) -> None:
     """Plan y from x. With `variance_eps`, `scale` is a variance."""
     eps = 0.0 if variance_eps is None else variance_eps
     plan.launch(
@@ -144,8 +147,8 @@ def plan_channel_gradient(
         if not constant:
             along, level = _plan_coefficients(plan, x, c, affine, parts, splits)
         plan.launch(
-            _channel_gradient_kernel, (c.blocks * c.steps,), Code("grad"), Code("x"), mean, scale, affine.weight, along, level, dx,
-            *c.sizes, *grad.strides, *c.strides, affine.n_weights, eps, *tail, num_warps=8,
+            _channel_gradient_kernel, (c.blocks * c.steps,),
+            Code("grad"), Code("x"), mean, scale, affine.weight, along, level, dx, *c.sizes, *grad.strides, *c.strides, affine.n_weights, eps, *tail, num_warps=8,
         )  # fmt: skip
     wanted = [part if v is not None else None for part, v in zip(parts, vectors, strict=True)]
     plan_column_sums(plan, wanted, vectors, splits * channels // affine.n_weights, affine.n_weights)

@@ -79,12 +79,8 @@ def _layer_norm_backward_samples(dtype: torch.dtype) -> Iterator[Sample]:
 def _layer_norm_gradient(x: Tensor, shape: list[int], weight: Tensor | None, bias: Tensor | None, mask: list[bool]) -> Sample:
     _, mean, rstd = torch.native_layer_norm(x, shape, weight, bias, 1e-5)
     grad = samples.values(tuple(x.shape), x.dtype, seed=3)
-    wide = mean.to(_gpu_statistics(x)), rstd.to(_gpu_statistics(x))
-    return Sample((grad, x, shape, *wide, weight, bias, mask))
-
-
-def _gpu_statistics(x: Tensor) -> torch.dtype:
-    return statistics_dtype(x) if torch.cuda.is_available() else x.dtype
+    saved = (t.to(statistics_dtype(x)) for t in (mean, rstd))
+    return Sample((grad, x, shape, *saved, weight, bias, mask))
 
 
 def _rms_norm_samples(dtype: torch.dtype) -> Iterator[Sample]:

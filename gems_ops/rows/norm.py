@@ -156,7 +156,8 @@ def plan_norm(
         return
     block = triton.next_power_of_2(n)
     rows = _rows_per_program(n_rows, block)
-    plan.launch(_norm_kernel, (triton.cdiv(n_rows, rows),), *arguments, rows, block, num_warps=_warps(rows * block, 1024 if rows == 1 else 512))
+    warps = _warps(rows * block, 1024 if rows == 1 else 512)
+    plan.launch(_norm_kernel, (triton.cdiv(n_rows, rows),), *arguments, rows, block, num_warps=warps)
 
 
 def plan_gradient(
@@ -220,7 +221,8 @@ def _plan_long_dx(plan: Plan, norm: Norm, tensors: tuple, numbers: tuple) -> tup
     if dx is None:
         # statistics were saved, or nobody would ask for the gradients of weight and bias alone
         return mean, rstd
-    plan.launch(_long_norm_gradient_kernel, (norm.n_rows,), *tensors, new_mean, new_rstd, *numbers, LONG_GRADIENT_BLOCK, num_warps=8)
+    arguments = (*tensors, new_mean, new_rstd, *numbers)
+    plan.launch(_long_norm_gradient_kernel, (norm.n_rows,), *arguments, LONG_GRADIENT_BLOCK, num_warps=8)
     return (mean, rstd) if rstd is not None else (new_mean, new_rstd)
 
 

@@ -51,7 +51,9 @@ CASES: dict[str, tuple[Callable[..., object], tuple[Tensor, ...]]] = {
     "nll_loss2d": (lambda x: F.nll_loss(x, classes(1, 2, 3, n=4), reduction="none"), (leaf(1, 4, 2, 3),)),
     "cross_entropy": (lambda x: F.cross_entropy(x, classes(2, n=6)), ROWS[:1]),
     "cross_entropy_loss": (lambda x: cross_entropy_loss(x, classes(2, n=6), WEIGHT, label_smoothing=0.1), ROWS[:1]),
-    "cross_entropy_loss of images": (lambda x: cross_entropy_loss(x, classes(1, 2, 3, n=4), None, "none", 1), (leaf(1, 4, 2, 3),)),
+    "cross_entropy_loss of images": (
+        lambda x: cross_entropy_loss(x, classes(1, 2, 3, n=4), None, "none", 1), (leaf(1, 4, 2, 3),)
+    ),
     "cross_entropy_loss of probabilities": (lambda x: cross_entropy_loss(x, PROBABILITIES, None, "sum"), ROWS[:1]),
 }
 
