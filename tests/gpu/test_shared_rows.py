@@ -9,7 +9,7 @@ from torch import Tensor
 
 import flag_gems
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="interpreted programs run in turn and cannot wait")
+pytestmark = pytest.mark.gpu  # interpreted programs run in turn and cannot wait
 
 SHAPES = (((3, 16385), 1), ((200, 65536), 1), ((2, 262144), 1), ((8192, 300), 0), ((3, 5000, 70), 1))
 
