@@ -56,11 +56,6 @@ def dispatch_key() -> str:
     return {"cpu": "CPU", "cuda": "CUDA", "meta": "Meta"}[torch_device().type]
 
 
-def programs_may_wait() -> bool:
-    """True where a program may wait for another of its launch: interpreted ones run in turn, and only NVIDIA's were tried."""
-    return not interpreted() and triton.runtime.driver.active.get_current_target().backend == "cuda"
-
-
 def can_launch() -> bool:
     """False if the active driver only compiles (a target with no device)."""
     return interpreted() or not getattr(triton.runtime.driver.active, "compile_only", False)

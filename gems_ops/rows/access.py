@@ -34,25 +34,3 @@ def over(total, n):
         return total / n
     else:
         return tl.div_rn(total, tl.full(total.shape, n, tl.float32))
-
-
-@triton.jit
-def take_place(counters_ptr, SHARE: tl.constexpr):
-    """(group, place in it): programs take places in the order in which they start.
-
-    A program that waits for its group then waits for programs that run already or start next, whatever the order of
-    their numbers is: all groups but the last are complete. With at most MOST_SHARED programs in a group, a device has
-    room for the last one's too.
-    """
-    ticket = tl.atomic_add(counters_ptr, 1)
-    return (ticket // SHARE).to(tl.int64), ticket % SHARE
-
-
-@triton.jit
-def meet(counters_ptr, group, SHARE: tl.constexpr):
-    """Return when every program of the group has come here; what they stored before can be loaded after, past the L1 cache."""
-    tl.debug_barrier()
-    arrived = tl.atomic_add(counters_ptr + 1 + group, 1, sem="acq_rel") + 1
-    while arrived < SHARE:
-        arrived = tl.atomic_add(counters_ptr + 1 + group, 0, sem="acquire")
-    tl.debug_barrier()

@@ -24,9 +24,7 @@ from gems_ops.rows.norm_kernels import (
     _norm_columns_kernel,
     _norm_gradient_kernel,
     _norm_kernel,
-    _shared_norm_kernel,
 )
-from gems_ops.rows.tiling import MOST_SHARED, SHARED_FROM, Tiling, counters
 from gems_runtime import device
 
 # Longest row that a program holds in registers: 64 elements a thread of 16 warps forward; backward holds four such
@@ -34,7 +32,6 @@ from gems_runtime import device
 WHOLE = 32768
 WHOLE_GRADIENT = 8192
 LONG_BLOCK = 8192
-SHARED_BLOCK = 8192
 LONG_GRADIENT_BLOCK = 4096
 TILE = 2048  # elements of a program where rows are short
 # Each leaves one row of sums for the gradients of weight and bias. Three stages, two rows read ahead, are what hides
@@ -142,15 +139,6 @@ def plan_norm(
     n, n_rows = norm.n, norm.n_rows
     strides = (x_row, residual_row, n if y_row is None else y_row, n if total_row is None else total_row)
     arguments = (x, residual, *norm.vectors(plan), y, total, mean, rstd, n_rows, n, *strides, eps, norm.center)
-    splits = triton.cdiv(n, SHARED_BLOCK)
-    if n > SHARED_FROM and splits <= MOST_SHARED and device.programs_may_wait():
-        shared = Tiling(1, SHARED_BLOCK, 8, n_rows, False, splits, SHARED_BLOCK, shared=True)
-        parts = plan.empty("parts", (n_rows, splits, 2), opmath(norm.x.dtype), norm.x.device)
-        plan.launch(
-            _shared_norm_kernel, (n_rows * splits,), *arguments[:8], parts, counters(plan, shared, norm.x.device),
-            *arguments[8:], splits, triton.next_power_of_2(splits), SHARED_BLOCK, num_warps=8,
-        )  # fmt: skip
-        return
     if n > WHOLE:
         plan.launch(_long_norm_kernel, (n_rows,), *arguments, 1, LONG_BLOCK, num_warps=16)
         return

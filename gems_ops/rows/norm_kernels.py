@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from gems_ops.rows.access import load_rows, meet, over, take_place, widen
+from gems_ops.rows.access import load_rows, over, widen
 from gems_runtime import LibEntry
 
 
@@ -123,47 +123,6 @@ def _long_norm_kernel(
         weight, bias = _load_columns(weight_ptr, col, n, 1.0), _load_columns(bias_ptr, col, n, 0.0)
         y = (x - mean[:, None]) * rstd[:, None] * weight + bias
         tl.store(y_ptr + (row * y_row)[:, None] + col[None, :], y.to(y_ptr.dtype.element_ty), mask=in_row)
-    if mean_ptr is not None:
-        tl.store(mean_ptr + row, mean.to(mean_ptr.dtype.element_ty))
-    if rstd_ptr is not None:
-        tl.store(rstd_ptr + row, rstd.to(rstd_ptr.dtype.element_ty))
-
-
-@LibEntry
-@triton.jit
-def _shared_norm_kernel(
-    x_ptr, residual_ptr, weight_ptr, bias_ptr, y_ptr, sum_ptr, mean_ptr, rstd_ptr, parts_ptr, counters_ptr,
-    n_rows, n, x_row, residual_row, y_row, sum_row, eps,
-    CENTER: tl.constexpr, SHARE: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """One row in the registers of SHARE programs, which meet in parts [n_rows, SHARE, 2]: mean, sum of squared distances."""
-    group, place = take_place(counters_ptr, SHARE)
-    row = group + tl.arange(0, 1)
-    col = place * BLOCK + tl.arange(0, BLOCK)
-    mask = (col < n)[None, :]
-    x = _load_sum(x_ptr, residual_ptr, row, x_row, residual_row, col, mask, sum_ptr is not None)
-    if sum_ptr is not None:
-        tl.store(sum_ptr + (row * sum_row)[:, None] + col[None, :], x.to(sum_ptr.dtype.element_ty), mask=mask)
-    count = min(n - place * BLOCK, BLOCK)
-    x, mean, variance = _centred(x, mask, count, CENTER)
-    tl.store(parts_ptr + (row * SHARE + place) * 2, mean)
-    tl.store(parts_ptr + (row * SHARE + place) * 2 + 1, variance * count)
-    meet(counters_ptr, group, SHARE)
-    places = tl.arange(0, BLOCK_S)
-    at = (row[:, None] * SHARE + places[None, :]) * 2
-    place_ok = (places < SHARE)[None, :]
-    counts = tl.minimum(tl.maximum(n - places * BLOCK, 0), BLOCK)[None, :]
-    squares = tl.load(parts_ptr + at + 1, mask=place_ok, other=0.0, cache_modifier=".cg")
-    if CENTER:
-        means = tl.load(parts_ptr + at, mask=place_ok, other=0.0, cache_modifier=".cg")
-        whole = over(tl.sum(means * counts, 1), n)
-        squares += tl.where(place_ok, counts * (means - whole[:, None]) * (means - whole[:, None]), 0.0)
-        x += (mean - whole)[:, None]
-        mean = whole
-    rstd = 1 / tl.sqrt(over(tl.sum(squares, 1), n) + eps)
-    weight, bias = _load_columns(weight_ptr, col, n, 1.0), _load_columns(bias_ptr, col, n, 0.0)
-    y = x * rstd[:, None] * weight + bias
-    tl.store(y_ptr + (row * y_row)[:, None] + col[None, :], y.to(y_ptr.dtype.element_ty), mask=mask)
     if mean_ptr is not None:
         tl.store(mean_ptr + row, mean.to(mean_ptr.dtype.element_ty))
     if rstd_ptr is not None:

@@ -12,8 +12,8 @@ from torch import Tensor
 from gems_ops import samples, workloads
 from gems_ops.op import DOUBLES, Declined, Sample, op
 from gems_ops.plan import Code, Plan, Planned, call
-from gems_ops.rows.access import meet, row_offsets, take_place, widen
-from gems_ops.rows.tiling import counters, read_rows, rows_of, tiling, write_rows
+from gems_ops.rows.access import row_offsets, widen
+from gems_ops.rows.tiling import read_rows, rows_of, tiling, write_rows
 from gems_runtime import LibEntry
 
 _MOST = 32768  # elements of a tile: 64 for each of 512 threads
@@ -94,7 +94,7 @@ def _long_softmax_kernel(
     if MEASURE:
         DTYPE: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
         high = tl.full((BLOCK_R,), float("-inf"), dtype=DTYPE)
-        totals = tl.zeros((BLOCK_R, BLOCK_N), dtype=DTYPE)
+        total = tl.zeros((BLOCK_R,), dtype=DTYPE)
         for first in range(start, stop, BLOCK_N):
             cols = first + tl.arange(0, BLOCK_N).to(tl.int64)
             ok = row_ok & (cols < stop)[None, :]
@@ -102,10 +102,8 @@ def _long_softmax_kernel(
             higher = tl.maximum(high, tl.max(x, axis=1))
             # While only -inf was seen, its exponentials count as 0.
             finite = tl.where(higher == float("-inf"), 0.0, higher)
-            # One sum for each column of the tile: adding them up waits until after the loop.
-            totals = totals * tl.exp(high - finite)[:, None] + tl.exp(x - finite[:, None])
+            total = total * tl.exp(high - finite) + tl.sum(tl.exp(x - finite[:, None]), axis=1)
             high = higher
-        total = tl.sum(totals, axis=1)
         if not WRITE:
             tl.store(high_ptr + rows * SPLITS + split, high, mask=rows < n_rows)
             tl.store(total_ptr + rows * SPLITS + split, total, mask=rows < n_rows)
@@ -129,39 +127,6 @@ def _long_softmax_kernel(
             tl.store(y_ptr + y_rows + cols[None, :] * y_col, y.to(y_ptr.dtype.element_ty), mask=ok)
 
 
-@LibEntry
-@triton.jit
-def _shared_softmax_kernel(
-    x_ptr, y_ptr, high_ptr, total_ptr, counters_ptr,
-    n_rows, n_cols, inner, x_outer, x_inner, x_col, y_outer, y_inner, y_col,
-    LOG: tl.constexpr, SHARE: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr,
-):  # fmt: skip
-    """Rows in the registers of SHARE programs, which meet in high, total [n_rows, SHARE]."""
-    group, place = take_place(counters_ptr, SHARE)
-    rows = group * BLOCK_R + tl.arange(0, BLOCK_R)
-    cols = place.to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
-    row_ok = rows < n_rows
-    ok = row_ok[:, None] & (cols < n_cols)[None, :]
-    x_at = row_offsets(rows, inner, x_outer, x_inner)[:, None] + cols[None, :] * x_col
-    x = widen(tl.load(x_ptr + x_at, mask=ok, other=float("-inf")))
-    high = tl.max(x, axis=1)
-    # Where only -inf was seen, its exponentials count as 0.
-    finite = tl.where(high == float("-inf"), 0.0, high)
-    tl.store(high_ptr + rows * SHARE + place, high, mask=row_ok)
-    tl.store(total_ptr + rows * SHARE + place, tl.sum(tl.exp(x - finite[:, None]), axis=1), mask=row_ok)
-    meet(counters_ptr, group, SHARE)
-    places = tl.arange(0, BLOCK_S)
-    at = rows[:, None] * SHARE + places[None, :]
-    place_ok = row_ok[:, None] & (places < SHARE)[None, :]
-    highs = tl.load(high_ptr + at, mask=place_ok, other=float("-inf"), cache_modifier=".cg")
-    totals = tl.load(total_ptr + at, mask=place_ok, other=0.0, cache_modifier=".cg")
-    high = tl.max(highs, axis=1)
-    finite = tl.where(high == float("-inf"), 0.0, high)
-    total = tl.sum(totals * tl.exp(highs - finite[:, None]), axis=1)
-    y_at = row_offsets(rows, inner, y_outer, y_inner)[:, None] + cols[None, :] * y_col
-    tl.store(y_ptr + y_at, _normalised(x, high, total, LOG).to(y_ptr.dtype.element_ty), mask=ok)
-
-
 def _plan(x: Tensor, dim: int, half_to_float: bool, out: Tensor | None, log: bool) -> Planned:
     if half_to_float and x.dtype not in (torch.float16, torch.bfloat16):
         raise Declined(f"half_to_float of {x.dtype}")
@@ -180,12 +145,6 @@ def _plan(x: Tensor, dim: int, half_to_float: bool, out: Tensor | None, log: boo
     if t.splits > 1:
         precise = torch.float64 if x.dtype == torch.float64 else torch.float32
         high, total = (plan.empty(name, (rows.n_rows, t.splits), precise, x.device) for name in ("high", "total"))
-    if t.shared:
-        plan.launch(
-            _shared_softmax_kernel, (t.programs * t.splits,), Code("x"), y, high, total, counters(plan, t, x.device),
-            *sizes, *strides, log, *blocks, num_warps=t.num_warps,
-        )  # fmt: skip
-        return plan.build(result)
     for measure, write in ((True, True),) if t.splits == 1 else ((True, False), (False, True)):
         plan.launch(
             _long_softmax_kernel, (t.programs, t.splits),

@@ -12,8 +12,8 @@ from torch import Tensor
 from gems_ops import samples, workloads
 from gems_ops.op import DOUBLES, Declined, Sample, op
 from gems_ops.plan import Code, Plan, Planned, call
-from gems_ops.rows.access import meet, row_offsets, take_place, widen
-from gems_ops.rows.tiling import counters, read_rows, rows_of, tiling, write_rows
+from gems_ops.rows.access import row_offsets, widen
+from gems_ops.rows.tiling import read_rows, rows_of, tiling, write_rows
 from gems_runtime import LibEntry
 
 _MOST = 16384  # elements of a tile, of which a program holds two
@@ -137,33 +137,6 @@ def _long_gradient_kernel(
             tl.store(dx_ptr + dx_rows + cols[None, :] * dx_col, dx.to(dx_ptr.dtype.element_ty), mask=ok)
 
 
-@LibEntry
-@triton.jit
-def _shared_gradient_kernel(
-    grad_ptr, y_ptr, dx_ptr, total_ptr, counters_ptr,
-    n_rows, n_cols, inner, grad_outer, grad_inner, grad_col, y_outer, y_inner, y_col, dx_outer, dx_inner, dx_col,
-    LOG: tl.constexpr, SHARE: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr,
-):  # fmt: skip
-    """Rows in the registers of SHARE programs, which meet in total [n_rows, SHARE]."""
-    group, place = take_place(counters_ptr, SHARE)
-    rows = group * BLOCK_R + tl.arange(0, BLOCK_R)
-    cols = place.to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
-    row_ok = rows < n_rows
-    ok = row_ok[:, None] & (cols < n_cols)[None, :]
-    grad_at = row_offsets(rows, inner, grad_outer, grad_inner)[:, None] + cols[None, :] * grad_col
-    y_at = row_offsets(rows, inner, y_outer, y_inner)[:, None] + cols[None, :] * y_col
-    grad = widen(tl.load(grad_ptr + grad_at, mask=ok, other=0.0))
-    y = widen(tl.load(y_ptr + y_at, mask=ok, other=0.0))
-    tl.store(total_ptr + rows * SHARE + place, tl.sum(_term(grad, y, LOG), axis=1), mask=row_ok)
-    meet(counters_ptr, group, SHARE)
-    places = tl.arange(0, BLOCK_S)
-    place_ok = row_ok[:, None] & (places < SHARE)[None, :]
-    totals = tl.load(total_ptr + rows[:, None] * SHARE + places[None, :], mask=place_ok, other=0.0, cache_modifier=".cg")
-    total = tl.sum(totals, axis=1)
-    dx_at = row_offsets(rows, inner, dx_outer, dx_inner)[:, None] + cols[None, :] * dx_col
-    tl.store(dx_ptr + dx_at, _gradient(grad, y, total, LOG).to(dx_ptr.dtype.element_ty), mask=ok)
-
-
 def _plan(grad: Tensor, y: Tensor, dim: int, input_dtype: torch.dtype, out: Tensor | None, log: bool) -> Planned:
     narrowing = grad.dtype == torch.float32 and input_dtype in (torch.float16, torch.bfloat16)
     if grad.shape != y.shape or grad.dtype != y.dtype or not (grad.dtype == input_dtype or narrowing):
@@ -185,12 +158,6 @@ def _plan(grad: Tensor, y: Tensor, dim: int, input_dtype: torch.dtype, out: Tens
     if t.splits > 1:
         precise = torch.float64 if grad.dtype == torch.float64 else torch.float32
         total = plan.empty("total", (rows.n_rows, t.splits), precise, grad.device)
-    if t.shared:
-        plan.launch(
-            _shared_gradient_kernel, (t.programs * t.splits,), *tensors, total, counters(plan, t, grad.device),
-            *sizes, *strides, log, *blocks, num_warps=t.num_warps,
-        )  # fmt: skip
-        return plan.build(result)
     for measure, write in ((True, True),) if t.splits == 1 else ((True, False), (False, True)):
         plan.launch(
             _long_gradient_kernel, (t.programs, t.splits),
