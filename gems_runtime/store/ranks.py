@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from gems_runtime import records
-from gems_runtime.errors import RanksDisagree
+from gems_runtime.errors import RanksDisagree, UsageError
 from gems_runtime.records import Decision, Json, canonical
 
 if TYPE_CHECKING:
@@ -34,10 +34,9 @@ def sync(store: Store, group: dist.ProcessGroup | None) -> int:
     of most ranks is taken, the lowest rank's among equals. Every rank must call. Raises RanksDisagree, on every rank,
     if a problem has a decision on some of the ranks that asked for it and none on the others.
     """
-    import torch.distributed as dist
-
-    # the last word of every rank is on disk before anyone reads
-    dist.barrier(group)
+    _require_cpu(group)
+    # the last word of every rank is on disk before anyone reads; a barrier, but on the CPU whatever the group's devices
+    _gathered(None, group)
     before, missed = store.in_use()
     store.forget()
     held, _ = store.in_use()
@@ -50,6 +49,15 @@ def sync(store: Store, group: dist.ProcessGroup | None) -> int:
         store.adopt(records.decode(text))
     after, _ = store.in_use()
     return len(found) + sum(chosen(after[key]) != chosen(decision) for key, decision in before.items())
+
+
+def _require_cpu(group: dist.ProcessGroup | None) -> None:
+    """Raise UsageError for a group that cannot carry bytes of the host."""
+    import torch.distributed as dist
+
+    backend = dist.get_backend(group)
+    if backend == "nccl":
+        raise UsageError(f"store.sync needs a group of the gloo backend, found {backend}; make one with torch.distributed.new_group(backend='gloo')")
 
 
 def _settled(rows: list[Json], held: dict[str, Decision], group: dist.ProcessGroup | None) -> dict[str, str]:

@@ -12,7 +12,7 @@ from test_flight import children, wait
 from test_records import FIELDS, decision
 
 from gems_runtime import flight, store
-from gems_runtime.errors import RanksDisagree
+from gems_runtime.errors import RanksDisagree, UsageError
 from gems_runtime.records import Decision, digest
 from gems_runtime.store import Store
 
@@ -88,6 +88,12 @@ def test_ranks_of_which_one_has_no_decision_all_learn_the_operator_and_the_shape
             opened.sync()
 
     assert ranks(tmp_path, 2, work) == [0, 0]
+
+
+def test_a_group_of_gpus_alone_is_refused_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dist, "get_backend", lambda group: "nccl")
+    with pytest.raises(UsageError, match="gloo"):
+        store.open(None).sync()
 
 
 def test_a_rank_waits_for_no_other_unless_it_is_told_that_it_may(tmp_path: Path) -> None:
