@@ -5,11 +5,14 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
-from gems_ops.op import ALL, NUMBERS
+from gems_ops.op import ALL, NUMBERS, Declined, planned
+from gems_ops.plan import Code, Plan, Planned
 from gems_ops.pointwise.cases import T, few, pairs, traffic, with_numbers
 from gems_ops.pointwise.declare import pointwise
-from gems_ops.promote import Promotion
+from gems_ops.pointwise.engine import Pointwise
+from gems_ops.promote import Promotion, broadcast_shape
 
 # ATen rounds the number to the tensors' dtype: 0.1 equals bfloat16's 0.1001.
 _BOOL = dict(promotion=Promotion.ALWAYS_BOOL, rounded=True, dtypes=ALL)
@@ -144,7 +147,7 @@ def isfinite(self):
     return self == self
 
 
-def _isclose_is_refused(self: torch.Tensor, other: torch.Tensor, rtol: float, atol: float, equal_nan: bool) -> str | None:
+def _isclose_is_refused(self: Tensor, other: Tensor, rtol: float, atol: float, equal_nan: bool) -> str | None:
     if self.dtype != other.dtype:
         return f"self is {self.dtype}, other {other.dtype}"
     return None if rtol >= 0 and atol >= 0 else "a negative tolerance"
@@ -170,11 +173,35 @@ def close(self, other, rtol, atol, equal_nan):
     return same | (_is_finite(error) & (error <= allowed))
 
 
+_BOTH = frozenset({"self", "other"})
+
+
 @pointwise(
-    "aten::isclose", dtypes=NUMBERS, promotion=Promotion.ALWAYS_BOOL, raw=frozenset({"self", "other"}), composite=True,
-    promoting=frozenset({"self", "other"}),
+    "aten::isclose", dtypes=NUMBERS, promotion=Promotion.ALWAYS_BOOL, raw=_BOTH, promoting=_BOTH, composite=True,
     samples=pairs(), bench=traffic(T, T), when=_isclose_is_refused, keyed=frozenset({"rtol", "atol"}), in_place=False,
 )  # fmt: skip
 def isclose(self, other, rtol, atol, equal_nan):
     """|self - other| <= atol + rtol * |other|"""
     return close(self, other, rtol, atol, equal_nan)
+
+
+_CLOSE = Pointwise(
+    close, ("self", "other", "rtol", "atol", "equal_nan"), _BOTH, raw=_BOTH, fixed=frozenset({"equal_nan"}),
+    promotion=Promotion.ALWAYS_BOOL, floats=frozenset({"rtol", "atol"}),
+)  # fmt: skip
+
+
+@planned(
+    "aten::allclose", dtypes=NUMBERS, samples=pairs(), bench=traffic(T, T), wide=True, keyed=frozenset({"rtol", "atol"})
+)
+def allclose(self: Tensor, other: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Planned:
+    """True if isclose is everywhere: one kernel, and one wait for its answer"""
+    reason = _isclose_is_refused(self, other, rtol, atol, equal_nan)
+    if reason:
+        raise Declined(reason)
+    args = (self, other, rtol, atol, equal_nan)
+    plan = Plan(*_CLOSE.names)
+    plan.do("flag = {ones}((), dtype={kind}, device={where})", ones=torch.ones, kind=torch.bool, where=self.device)
+    everywhere = torch.empty((), dtype=torch.bool, device="meta").expand(broadcast_shape([self, other]))
+    _CLOSE.launch(plan, args, [everywhere], [Code("flag")], _CLOSE.dtypes(args))
+    return plan.build("flag.item()")

@@ -182,7 +182,7 @@ class PointwiseDynamicFunction:
             fractions = frozenset(n for n, v in zip(self._engine.names, args, strict=True) if type(v) is float)
             engine = replace(self._engine, raw=self._engine.raw - fractions, floats=fractions)
             wide = torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
-            engine.launch(plan, args, targets, written, Dtypes(wide, wide, None))
+            engine.launch(plan, args, targets, written, Dtypes(wide, wide, wide))
         return plan.build(written[0] if len(written) == 1 else f"({', '.join(written)})")
 
     def _target(

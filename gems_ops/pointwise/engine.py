@@ -81,13 +81,15 @@ class Pointwise:
         return Dtypes(common, compute, result)
 
     def launch(self, plan: Plan, args: tuple, targets: Sequence[Tensor], written: Sequence[Code], dtypes: Dtypes) -> None:
-        """Add the launch to a plan: the scalar function of `args`, into tensors like `targets` that the plan calls `written`."""
+        """Add the launch to a plan: the scalar function of `args`, into tensors like `targets` that the plan calls `written`.
+
+        A target of one element, expanded over all indices, must hold 1 and becomes 0 if any value is 0.
+        """
         kinds = [Operand.FIXED if n in self.fixed else _operand_kind(v) for n, v in zip(self.names, args, strict=True)]
         tiles = [v for v, k in zip(args, kinds, strict=True) if k is Operand.TILE]
         shape = targets[0].shape
         strides = [_expanded_strides(t, shape) for t in tiles] + [tuple(t.stride()) for t in targets]
         w = walk(shape, strides, max(t.element_size() for t in (*tiles, *targets)), self.mode, self.most)
-        results = tuple(None if dtypes.result in (None, t.dtype) else dtypes.result for t in targets)
         casts = tuple(self._casts(n, k, dtypes) for n, k in zip(self.names, kinds, strict=True))
         passed = []
         for name, kind, own, value in zip(self.names, kinds, casts, args, strict=True):
@@ -96,7 +98,7 @@ class Pointwise:
             elif kind is Operand.NUMBER:
                 passed.append(_number(plan, name, value, own, self.rounded))
         fixed = [value for value, k in zip(args, kinds, strict=True) if k is Operand.FIXED]
-        launchable = kernel(self.scalar, Variant(self.names, tuple(kinds), casts, results, w.pattern))
+        launchable = kernel(self.scalar, Variant(self.names, tuple(kinds), casts, len(targets), w.pattern))
         options = {"num_warps": w.warps} if w.warps != 4 else {}
         plan.launch(launchable, (w.grid,), *passed, *written, *w.numbers, *fixed, *w.blocks, **options)
 
@@ -130,13 +132,14 @@ class Dtypes:
 
     common: torch.dtype
     compute: torch.dtype
-    result: torch.dtype | None  # None: what the scalar function gives is converted straight to what the target has
+    result: torch.dtype
 
 
 def check_targets(targets: Sequence[Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    """Decline what ATen would resize, or refuse to cast into; the native kernel does that, or raises."""
+    """Decline what ATen would resize or cast into, or refuse; booleans alone go into every dtype, as comparisons in place do."""
     for out in targets:
-        if tuple(out.shape) != shape or out.dtype not in KNOWN or not torch.can_cast(dtype, out.dtype):
+        fits = out.dtype == dtype or (dtype == torch.bool and out.dtype in KNOWN)
+        if tuple(out.shape) != shape or not fits:
             raise Declined(f"out= is {out.dtype} {tuple(out.shape)}, the result is {dtype} {shape}")
 
 

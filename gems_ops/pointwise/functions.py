@@ -138,13 +138,10 @@ def acos(self):
 @pointwise("aten::atan", brief=brief.brief_atan, **_FLOAT)
 def atan(self):
     """inverse tangent"""
-    return libdevice.atan(self)
-
-
-@pointwise("aten::sinh", brief=brief.brief_sinh, **_FLOAT)
-def sinh(self):
-    """hyperbolic sine"""
-    return libdevice.sinh(self)
+    if self.dtype == tl.float64:
+        return libdevice.atan(self)
+    else:
+        return brief.arctangent(self)
 
 
 @pointwise("aten::cosh", **_FLOAT)
@@ -157,18 +154,6 @@ def cosh(self):
 def tanh(self):
     """hyperbolic tangent"""
     return libdevice.tanh(self)
-
-
-@pointwise("aten::asinh", brief=brief.brief_asinh, **_FLOAT)
-def asinh(self):
-    """inverse hyperbolic sine"""
-    return libdevice.asinh(self)
-
-
-@pointwise("aten::atanh", brief=brief.brief_atanh, **_UNIT)
-def atanh(self):
-    """inverse hyperbolic tangent; nan outside [-1, 1]"""
-    return libdevice.atanh(self)
 
 
 @pointwise("aten::atan2", brief=brief.brief_atan2, dtypes=ALL, promotion=Promotion.INT_TO_FLOAT, samples=pairs(), bench=traffic(T, T))

@@ -81,7 +81,7 @@ def elu_backward(grad_output, alpha, scale, input_scale, is_result, self_or_resu
         below = grad_output * input_scale * (self_or_result + negative)
     else:
         below = grad_output * input_scale * negative * libdevice.exp(self_or_result * input_scale)
-    return tl.where(self_or_result > 0, grad_output * scale, below)
+    return tl.where(self_or_result <= 0, below, grad_output * scale)
 
 
 @pointwise("aten::softplus_backward", samples=backward(2, 1.5), bench=traffic(T, T, 1.0, 20.0), in_place=False)

@@ -64,9 +64,9 @@ def walk(
     sizes, merged = (sizes, merged) if sizes else ([1], [[1] for _ in strides])
     if mode is Mode.TILE and len(sizes) > 1:
         sizes, merged = _with_rows_before_columns(sizes, merged)
-        return _tile(sizes, merged, wide, _bounded(tiling(itemsize, any(s[-2] == 1 for s in merged), False), most))
+        return _tile(sizes, merged, wide, _bounded(tiling(itemsize, any(s[-2] == 1 for s in merged)), most))
     flat = len(sizes) == 1 and all(s == [1] for s in merged)
-    t = _bounded(tiling(itemsize, False, flat), most)
+    t = _bounded(tiling(itemsize, line=not flat), most)
     return _flat(prod(sizes), len(strides), wide, t) if flat else _line(sizes, merged, wide, t)
 
 
