@@ -102,6 +102,23 @@ def test_a_process_killed_at_any_step_loses_nothing_and_holds_nobody_up(
         assert {r.key for r in store.open(folder).records()} == {about(i).key for i in range(n + 1)}
 
 
+@pytest.mark.parametrize("kind", ["index", "files"])
+def test_an_entry_that_is_being_replaced_is_the_old_or_the_new_one(tmp_path: Path, kind: str, request: pytest.FixtureRequest) -> None:
+    if kind == "files":
+        request.getfixturevalue("network")
+    folder, counted = filled(tmp_path / "gems", decision()), tmp_path / "counted"
+
+    def replace() -> None:
+        store.open(folder).publish(decision(host="new"))
+
+    killed_at(0, replace, counted)
+    steps = range(1, int(counted.read_text()))
+    filled(folder, decision())
+    for step in steps if len(steps) < 150 else random.Random(17).sample(steps, 40):
+        killed_at(step, replace, counted)
+        assert store.open(folder).decision(KEY) in (decision(), decision(host="new"))
+
+
 def test_a_flipped_bit_anywhere_in_the_database_is_never_an_exception(tmp_path: Path) -> None:
     folder = filled(tmp_path / "gems", *(about(n) for n in range(20)))
     path = folder / "index" / "cache.db"
