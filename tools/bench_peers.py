@@ -83,16 +83,17 @@ def cases() -> list[Case]:
 
 
 def directions(function: Function, case: Case, sets: list[tuple]) -> dict[str, list[measure.Call]]:
-    """Calls without and with gradients."""
+    """Calls without and with gradients, on tensors of the function's own: Liger's write over logits and gradients."""
 
-    def both(args: tuple) -> None:
+    def both(args: tuple, grad: Tensor) -> None:
         leaves = [a.detach().requires_grad_() for a in args[: case.leaves]]
         result = function(*leaves, *args[case.leaves :])
-        torch.autograd.grad(result, leaves, torch.ones_like(result) if result.dim() == 0 else args[0])
+        torch.autograd.grad(result, leaves, grad if result.dim() else torch.ones_like(result))
 
+    own = [tuple(a.clone() for a in args) for args in sets]
     return {
-        "forward": [lambda a=a: function(*a) for a in sets],
-        "forward and backward": [lambda a=a: both(a) for a in sets],
+        "forward": [lambda a=a: function(*a) for a in own],
+        "forward and backward": [lambda a=a, g=torch.randn_like(a[0]): both(a, g) for a in own],
     }
 
 
