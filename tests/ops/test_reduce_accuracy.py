@@ -1,4 +1,4 @@
-"""Rounding errors of long reductions and scans beside ATen's own, against float64, over three draws."""
+"""What only long reductions and scans show: rounding beside ATen's own, against float64, over three draws; far positions."""
 
 from __future__ import annotations
 
@@ -58,3 +58,11 @@ def test_two_runs_give_the_same_bits(name: str) -> None:
     x = torch.randn(1000, 3001, generator=torch.Generator().manual_seed(0)).cuda()
     with flag_gems.use_gems():
         assert torch.equal(CALLS[name](x), CALLS[name](x))
+
+
+def test_positions_that_float32_cannot_count() -> None:
+    x = torch.zeros(2**25 + 3, device="cuda")
+    x[-2] = 1
+    with flag_gems.use_gems():
+        assert x.argmax().item() == 2**25 + 1 and x.max(0).indices.item() == 2**25 + 1
+        assert x.cummax(0).indices[-1].item() == 2**25 + 1

@@ -137,8 +137,9 @@ def test_integers_are_summed_exactly_across_splits(small_tiles: list[int]) -> No
     assert max(small_tiles) > 1
 
 
-def test_equal_elements_have_no_variance(small_tiles: list[int]) -> None:
-    got, mean = moments.var_mean(torch.full((500,), 1234.567))
+@pytest.mark.parametrize("size", [3, 7, 500])
+def test_equal_elements_have_no_variance(small_tiles: list[int], size: int) -> None:
+    got, mean = moments.var_mean(torch.full((size,), 1234.567))
     assert got.item() == 0 and mean.item() == torch.tensor(1234.567).item()
 
 
