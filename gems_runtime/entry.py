@@ -6,7 +6,6 @@ run stock Triton once, learn from what it compiled, write the entry.
 
 from __future__ import annotations
 
-import copy
 import logging
 import operator
 import os
@@ -26,29 +25,23 @@ from triton.runtime.jit import KernelInterface
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from gems_runtime import compat, device, native, settings, stats, toolchain
+from gems_runtime.binding import Binder, Call
 from gems_runtime.chain import Chain, Trace, Values, at_autotuners, is_tuned, trace, unwrap
 from gems_runtime.errors import UsageError
 from gems_runtime.grid import Dims, Grid, is_dropped, noted, refuse, resolve
 from gems_runtime.launch import TABLE_LIMIT, Entry, RunTier, count_compiles, global_checks, launches_here, tier_of
-from gems_runtime.signature import CONTENTS, ODD, UNSET, Compiled, IntClasses, IntRows, Param, Shape, Writer, block_of, compile_text
-from gems_runtime.signature import exact, is_reserved, kind_of
+from gems_runtime.signature import CONTENTS, UNSET, Compiled, IntClasses, IntRows, Param, Shape, Writer, block_of, compile_text
+from gems_runtime.signature import exact, kind_of
 from gems_runtime.store import Store
 
 _log = logging.getLogger(__name__)
+# Combinations of types remembered to be stock Triton's, per kernel; deciding it anew costs 8 us (EPYC, Python 3.11).
+_STOCK_TYPES_LIMIT = 256
 _entries: weakref.WeakSet[LibEntry] = weakref.WeakSet()
 _ints = IntClasses()
 _int_rows = IntRows(_ints)
 # What the generated function gives back, instead of going to the miss path, when the exact form of the call matters.
 _MISSED = object()
-
-
-@dataclass(frozen=True)
-class Call:
-    """One call's arguments by name, and their kinds in the kernel's order."""
-
-    values: Values
-    options: Values
-    kinds: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -90,15 +83,18 @@ class LibEntry(KernelInterface):
             # A callable got from `entry[grid]` earlier still looks in this table.
             self._text.table.clear()
         self._lock = lock
+        self._tuners = self._chain.autotuners()
         self._text = None
         self._run_tier = RunTier()
         self._counts = {"earlier": 0, "miss": 0, "stock": 0}
         self._stock_reason = self._chain.stock_reason
         self._is_full = False
+        self._stock_types: set[tuple[object, ...]] = set()
         self._again = False  # under the lock: a call that missed is being launched once more
-        self._params = () if self._stock_reason else tuple(_params(self._chain))
+        self._binder = Binder(self._chain)
+        self._params = self._binder.params
         launch = self._first
-        if self._stock_reason and not self._chain.autotuners():
+        if self._stock_reason and not self._tuners:
             launch = partial(_stock_launch, self.fn) if self._chain.interpreted else self._stock_call
         self._serve(launch, None)
         if self._launcher is not None:
@@ -155,7 +151,7 @@ class LibEntry(KernelInterface):
     def clear(self) -> None:
         """Forget every entry, and every tuned config that this process holds for the kernel."""
         with self._lock:
-            for tuner in self._chain.autotuners():
+            for tuner in self._tuners:
                 tuner.cache.clear()
             self._reset(self._lock)
 
@@ -172,11 +168,11 @@ class LibEntry(KernelInterface):
         # The caller may have kept `entry[grid]` from before the first launch.
         return self._slow(grid, args, kwargs) if self._text is None else self._launch(grid, *args, **kwargs)
 
-    def _missed(self, shape: Shape, grid: Grid, *values: object) -> object:
+    def _missed(self, shape: Shape, names: list[str], grid: Grid, *values: object) -> object:
         """From the function generated for `shape`: put the call back together, constants and options by keyword."""
         rest: tuple[object, ...] = values[-2]
         more: Values = values[-1]
-        named = dict(zip([p.name for p, _ in shape.passed()] + [name for name, _ in shape.options], values[:-2]))
+        named = dict(zip(names, values[:-2]))
         args: list[object] = []
         for p in self._params:
             # With too many by position, all were.
@@ -192,9 +188,13 @@ class LibEntry(KernelInterface):
 
     def _slow(self, grid: Grid, args: tuple[object, ...], kwargs: Values) -> object:
         """A call without an entry."""
-        if self._may_be_fast():
-            call = self._bound_call(args, kwargs)
-            if call is not None:
+        types = (*map(type, args), *kwargs, *map(type, kwargs.values()))
+        if types not in self._stock_types and self._may_be_fast():
+            call = self._binder.bind(args, kwargs)
+            if call is None:
+                if len(self._stock_types) < _STOCK_TYPES_LIMIT:
+                    self._stock_types.add(types)
+            elif self._binder.is_here(call):
                 with self._lock:
                     return self._miss(grid, args, kwargs, call)
         return self._stock_call(grid, *args, **kwargs)
@@ -212,13 +212,13 @@ class LibEntry(KernelInterface):
         count_compiles()
         read: list[Dims] = []
         result = self._run_stock(noted(grid, read), args, kwargs)
-        if read and compat.drops_large_grids() and is_dropped(read[-1]):
+        if read and is_dropped(read[-1]) and compat.drops_large_grids():
             refuse(read[-1])
         return result
 
     def _run_stock(self, grid: Grid, args: tuple[object, ...], kwargs: Values) -> object:
         """Stock Triton, which finds every config chosen already and so benchmarks nothing itself."""
-        if self._chain.autotuners():
+        if self._tuners:
             untuned: list[tuple[Autotuner, Values]] = []
             at_autotuners(self._chain, args, kwargs, lambda tuner, seen: untuned.append((tuner, seen)))
             tuner, seen = untuned[0]
@@ -230,39 +230,6 @@ class LibEntry(KernelInterface):
                     return launch_with(config, tuner, args, {**seen, "grid": grid, "warmup": False})
         return self.fn.run(*args, grid=grid, warmup=False, **kwargs)
 
-    def _bound_call(self, args: tuple[object, ...], kwargs: Values) -> Call | None:
-        """The call by name, or None if it is wrong or has arguments that only stock Triton may judge."""
-        by_name = {p.name: p for p in self._params if not p.supplied}
-        positional = [p.name for p in self._params[: self._first_supplied()]]
-        values, options = dict(zip(positional, args)), {}
-        for name, value in kwargs.items():
-            (values if name in by_name else options)[name] = value
-        supplied = {p.name for p in self._params if p.supplied}
-        if len(args) > len(positional) or kwargs.keys() & (supplied | set(positional[: len(args)])):
-            return None
-        kinds = tuple(kind_of(values.get(p.name, UNSET), p.is_constexpr) for p in self._params)
-        # A config's pre_hook may change descriptors; the key is of the call as it came.
-        values = {name: copy.copy(v) if type(v) is TensorDescriptor else v for name, v in values.items()}
-        call = Call(values, options, kinds)
-        return call if self._is_plain(call) else None
-
-    def _first_supplied(self) -> int:
-        return next((i for i, p in enumerate(self._params) if p.supplied), len(self._params))
-
-    def _is_plain(self, call: Call) -> bool:
-        """True if every argument is of a kind, and every tensor on a device, that the launch function handles."""
-        if ODD in call.kinds or any(kind_of(v, True) == ODD or is_reserved(n) for n, v in call.options.items()):
-            return False
-        flag = compat.tensor_flag(device.torch_device().type)
-        tuned_by = self._chain.tuning_names()
-        for param, kind in zip(self._params, call.kinds):
-            if kind in CONTENTS and (flag is None or param.name in tuned_by or not _is_here(call.values[param.name], flag)):
-                return False
-            if kind == "U" and not param.supplied:
-                if param.default is UNSET or (not param.is_constexpr and kind_of(param.default, False) in CONTENTS | {ODD}):
-                    return False
-        return True
-
     def _miss(self, grid: Grid, args: tuple[object, ...], kwargs: Values, call: Call) -> object:
         """Let stock Triton launch, and make the entry from what it launched."""
         self._counts["miss"] += 1
@@ -273,7 +240,7 @@ class LibEntry(KernelInterface):
         result = self._run_stock(noted(grid, read), args, kwargs)
         kernel = compat.resolve(result)
         tier = "S" if kernel is None else tier_of(kernel)
-        if tier != "S" and not (self._chain.autotuners() and device.is_capturing()):
+        if tier != "S" and not (self._tuners and device.is_capturing()):
             self._remember(kernel, tier, trace(self._chain, args, kwargs), call, {**dict(zip(self.arg_names, args)), **kwargs})
             if self._launcher is not None:
                 self._launcher.teach({**call.values, **call.options}, args, kwargs)
@@ -356,7 +323,7 @@ class LibEntry(KernelInterface):
             knobs_set=bool(compat.knob_values(triton.knobs.runtime)),
             tensor_flag=compat.tensor_flag(device.torch_device().type) or "",
             has_devices=device.index_reader() is not None,
-            tunes=bool(self._chain.autotuners()),
+            tunes=bool(self._tuners),
             has_pre_hooks=self._chain.has_pre_hooks(),
             form=compat.launch_form() or compat.RUN_FORM,
             hook_sees=self._chain.supplied_before_tuning(),
@@ -379,9 +346,8 @@ class LibEntry(KernelInterface):
         constants = {p.name for p in self._params if p.is_constexpr or p.supplied}
         # What a remembered grid may depend on: constants belong to the entry, integers are in the memory's key.
         ints = {p.name for p, kinds in shape.passed() if kinds in ({"I"}, {"U"})}
-        tuners = self._chain.autotuners()
         return {
-            "_miss": (lambda *values: _MISSED) if self._chain.prunes() else partial(self._missed, shape),
+            "_miss": (lambda *values: _MISSED) if self._chain.prunes() else partial(self._missed, shape, shape.names()),
             "_table": table,
             "_settings": settings,
             "_settings_seen": settings.current(),
@@ -407,7 +373,7 @@ class LibEntry(KernelInterface):
             "_current_device": device.index_reader(),
             "_stream": device.stream_reader(),
             "_heuristics": self._chain.heuristics(),
-            "_tuner": tuners[0] if tuners else None,
+            "_tuner": self._tuners[0] if self._tuners else None,
             **{f"_default_{p.name}": p.default for p in self._params if p.default is not UNSET},
         }
 
@@ -428,8 +394,8 @@ class LibEntry(KernelInterface):
 
         None if that is not known now, False if the Python path must see each.
         """
-        text, call = self._text, self._bound_call(args, kwargs)
-        if call is None or text is None or text.plan is not plan or not _fits(call, text.shape):
+        text, call = self._text, self._binder.bind(args, kwargs)
+        if call is None or text is None or text.plan is not plan or not _fits(call, text.shape) or not self._binder.is_here(call):
             return None
         try:
             row = text.table.get(text.functions.key(None, *args, **kwargs))
@@ -443,27 +409,11 @@ def libentry() -> Callable[[KernelInterface], LibEntry]:
     return LibEntry
 
 
-def _params(chain: Chain) -> list[Param]:
-    supplied = chain.supplied()
-    return [
-        Param(p.name, p.is_constexpr, p.name in supplied, p.default if p.has_default else UNSET) for p in chain.jit.params
-    ]
-
-
 def _fits(call: Call, shape: Shape) -> bool:
     """True if the text of this shape knows every kind of argument in the call."""
     options = dict(shape.options)
     known = all(kind in seen for kind, seen in zip(call.kinds, shape.kinds))
     return known and all(kind_of(v, True) in options.get(name, ()) for name, v in call.options.items())
-
-
-def _is_here(value: torch.Tensor | TensorDescriptor, flag: str) -> bool:
-    """True for a tensor, or the descriptor of a plain one, on the device type that the flag names."""
-    if type(value) is TensorDescriptor:
-        value = value.base
-        if type(value) is not torch.Tensor:
-            return False
-    return getattr(value, flag)
 
 
 def _stock_launch(fn: KernelInterface, grid: Grid, *args: object, **kwargs: object) -> object:

@@ -77,7 +77,11 @@ def dims(grid: Sequence[int]) -> Dims:
 
 def is_miscounted(found: Dims) -> bool:
     """True for two numbers below zero: an empty grid, which Triton's launcher launches because their product is above it."""
-    return all(type(n) is int for n in found) and sum(-(2**31) <= n < 0 for n in found) == 2 and max(found) <= LARGEST
+    a, b, c = found
+    if type(a) is not int or type(b) is not int or type(c) is not int or (a < 0) + (b < 0) + (c < 0) != 2:
+        return False
+    # The launcher refuses what 32 bits do not hold.
+    return min(found) >= -LARGEST - 1 and max(found) <= LARGEST
 
 
 def noted(grid: Grid, seen: list[Dims]) -> Grid:

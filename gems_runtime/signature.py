@@ -144,6 +144,10 @@ class Shape:
         """The parameters that a caller may pass, with their kinds."""
         return [(p, k) for p, k in zip(self.params, self.kinds) if not p.supplied]
 
+    def names(self) -> list[str]:
+        """What a caller may pass: parameters in order, then options."""
+        return [p.name for p, _ in self.passed()] + [name for name, _ in self.options]
+
     def maps(self) -> list[str]:
         """The parameters that have been tensor descriptors."""
         return [p.name for p, k in self.passed() if "M" in k]

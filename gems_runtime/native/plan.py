@@ -87,9 +87,9 @@ def launch_of(shape: Shape, record: Entry) -> tuple[object, ...] | bool:
 
 
 def slot_names(shape: Shape) -> tuple[str, ...]:
-    """What a caller may pass: parameters in order, then options."""
+    """The names of the slots of a call."""
     # Interned, because the names of keyword arguments are: they are compared as objects first.
-    return tuple(map(sys.intern, (*(p.name for p, _ in shape.passed()), *(name for name, _ in shape.options))))
+    return tuple(map(sys.intern, shape.names()))
 
 
 def _flags(shape: Shape, name: str) -> int:
