@@ -10,6 +10,7 @@ if device.interpreted():
     compat.let_interpreter_call_libdevice()
     compat.let_interpreter_compare_scalars()
     compat.let_interpreter_fuse()
+    compat.let_interpreter_overflow()
 
 
 def __getattr__(name: str) -> object:

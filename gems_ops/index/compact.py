@@ -21,13 +21,22 @@ SUMMED = 4096  # counts that are added up at a time
 MOST_DIMENSIONS = 5
 
 
+@triton.jit
+def comparable(x):
+    """x in a type that the interpreter compares by value, too: it takes bfloat16 for integers."""
+    if x.dtype == tl.bfloat16:
+        return x.to(tl.float32)
+    else:
+        return x
+
+
 @LibEntry
 @triton.jit(do_not_specialize=["n"])
 def _count_kernel(x_ptr, count_ptr, n, BLOCK: tl.constexpr):
     """How many elements of each block are not zero."""
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     x = tl.load(x_ptr + i, mask=i < n, other=0)
-    tl.store(count_ptr + tl.program_id(0), tl.sum((x != 0).to(tl.int32), 0))
+    tl.store(count_ptr + tl.program_id(0), tl.sum((comparable(x) != 0).to(tl.int32), 0))
 
 
 @LibEntry
@@ -47,7 +56,7 @@ def _offsets_kernel(count_ptr, n_blocks, SUMMED: tl.constexpr):
 def _ranks(mask_ptr, offset_ptr, n, BLOCK: tl.constexpr):
     """(indices of this program's elements, which are not zero, how many are not zero before each in the tensor)."""
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    found = tl.load(mask_ptr + i, mask=i < n, other=0) != 0
+    found = comparable(tl.load(mask_ptr + i, mask=i < n, other=0)) != 0
     ones = found.to(tl.int32)
     return i, found, tl.load(offset_ptr + tl.program_id(0)) + tl.cumsum(ones, 0) - ones
 
@@ -111,6 +120,8 @@ def _tensors(dtype: torch.dtype) -> Iterator[Sample]:
         yield Sample((values(shape, dtype, -1.0, 1.0) if dtype.is_floating_point else values(shape, dtype, -2, 2),))
     for x in layouts((6, 10), dtype):
         yield Sample((x,))
+    if dtype.is_floating_point:
+        yield Sample((torch.tensor([0.0, -0.0, float("nan"), 1e-7, float("-inf")], dtype=dtype),))
     yield Sample((torch.zeros(5, 6, dtype=dtype),))
     yield Sample((values((2, 2, 3, 2, 3), dtype),))
 

@@ -56,7 +56,7 @@ def _constants(dtype: torch.dtype) -> Iterator[Sample]:
 
 
 @planned(
-    "aten::constant_pad_nd", dtypes=ALL, samples=_constants, opinfo=("constant_pad_nd", "nn.functional.pad.constant"),
+    "aten::constant_pad_nd", dtypes=ALL, samples=_constants, opinfo=("constant_pad_nd",),
     bench=stream(1, (8192, 8192), (8, 8, 8, 8)) + stream(1, (8192, 8192), (1, 0), 1.5),
 )  # fmt: skip
 def constant_pad_nd(self: Tensor, pad: list[int], value: bool | int | float = 0, out: Tensor | None = None) -> Planned:

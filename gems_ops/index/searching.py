@@ -1,0 +1,177 @@
+"""Binary search in sorted sequences: searchsorted, bucketize, isin; and take, which reads a tensor as if it were flat."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from gems_ops.index.along import LONG, indices
+from gems_ops.index.compact import comparable
+from gems_ops.index.engine import GATHER, Index, plan_indexed
+from gems_ops.layout import contiguous_strides
+from gems_ops.op import DOUBLES, INTS, NUMBERS, Declined, Sample, planned, result_buffer
+from gems_ops.plan import Code, Plan, Planned
+from gems_ops.samples import values
+from gems_ops.workloads import Workload, random_like
+from gems_runtime import LibEntry, device
+
+BLOCK = 512
+
+
+@triton.jit
+def _places(sorted_ptr, value, first, n, n_steps, RIGHT: tl.constexpr, BLOCK: tl.constexpr):
+    """How many of sorted[first : first + n] are below each value (RIGHT: not above it); nan is above all."""
+    low = tl.zeros((BLOCK,), tl.int32)
+    high = tl.full((BLOCK,), 0, tl.int32) + n
+    for _ in range(n_steps):
+        open_ = low < high
+        middle = low + (high - low) // 2
+        x = comparable(tl.load(sorted_ptr + first + middle, mask=open_, other=0))
+        # as ATen writes it: what compares false with nan goes to the right
+        before = (x > value) == 0 if RIGHT else (x >= value) == 0
+        low = tl.where(open_ & before, middle + 1, low)
+        high = tl.where(open_ & (before == 0), middle, high)
+    return low
+
+
+@LibEntry
+@triton.jit(do_not_specialize=["total", "n", "n_steps", "per_row"])
+def _search_kernel(
+    sorted_ptr, value_ptr, out_ptr, total, n, n_steps, per_row, BY_ROW: tl.constexpr, RIGHT: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """Rows of values look in rows of sequences, or all in one."""
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    value = comparable(tl.load(value_ptr + i, mask=i < total, other=0))
+    first = i // per_row * n if BY_ROW else i * 0
+    first = tl.where(i < total, first, 0)
+    found = _places(sorted_ptr, value, first, n, n_steps, RIGHT, BLOCK)
+    tl.store(out_ptr + i, found.to(out_ptr.dtype.element_ty), mask=i < total)
+
+
+@LibEntry
+@triton.jit(do_not_specialize=["total", "n", "n_steps"])
+def _member_kernel(sorted_ptr, value_ptr, out_ptr, total, n, n_steps, INVERT: tl.constexpr, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    value = comparable(tl.load(value_ptr + i, mask=i < total, other=0))
+    place = _places(sorted_ptr, value, i * 0, n, n_steps, False, BLOCK)
+    is_in = (place < n) & (comparable(tl.load(sorted_ptr + place, mask=place < n, other=0)) == value)
+    tl.store(out_ptr + i, is_in == 0 if INVERT else is_in, mask=i < total)
+
+
+def _block(n: int) -> int:
+    return triton.next_power_of_2(n) if device.interpreted() else BLOCK
+
+
+def _plan_search(plan: Plan, sequence: Tensor, self: Tensor, names: tuple[str, str], out_int32: bool, right: bool, out: Tensor | None) -> Planned:
+    if self.dtype != sequence.dtype or not self.is_contiguous() or not sequence.is_contiguous():
+        raise Declined("sequences and values of different dtypes, or not contiguous")
+    rows = sequence.dim() != 1
+    if rows and (sequence.dim() != self.dim() or sequence.shape[:-1] != self.shape[:-1]):
+        raise Declined(f"sequences {tuple(sequence.shape)} for values {tuple(self.shape)}: ATen raises")
+    dtype, n, total = torch.int32 if out_int32 else torch.int64, sequence.shape[-1], self.numel()
+    if out is not None and not result_buffer(out, self.shape, dtype, self.device).is_contiguous():
+        raise Declined("out= is not contiguous")
+    result = plan.result(self.shape, dtype, self.device)
+    block = _block(total)
+    plan.launch(
+        _search_kernel, (triton.cdiv(total, block),), Code(names[0]), Code(names[1]), result, total, n, n.bit_length(),
+        self.shape[-1] if rows else 1, rows, right, block,
+    )  # fmt: skip
+    return plan.build(result)
+
+
+def _sequences(first: str) -> object:
+    def make(dtype: torch.dtype) -> Iterator[Sample]:
+        for shape, rows in (((7,), ()), ((3, 5), ()), ((3, 5), (3,)), ((), ()), ((40, 30), (40,))):
+            sequence = values((*rows, 13), dtype, seed=3).sort(-1).values
+            x = values(shape, dtype, -4, 4)
+            x = torch.cat([x.flatten()[:-2], sequence.flatten()[: min(2, x.numel())]]).view(shape) if x.numel() > 2 else x
+            for right in (False, True):
+                if first == "self" and not rows:
+                    yield Sample((x, sequence), {"right": right, "out_int32": right})
+                elif first == "sorted":
+                    yield Sample((sequence, x), {"right": right, "out_int32": right})
+        if dtype.is_floating_point:
+            x, sequence = torch.tensor([1.0, float("nan"), -1.0], dtype=dtype), torch.tensor([0.0, 1.0, float("nan")], dtype=dtype)
+            yield Sample((x, sequence) if first == "self" else (sequence, x))
+
+    return make
+
+
+def _bench(first: str) -> tuple[Workload, ...]:
+    def make(dtype: torch.dtype, where: torch.device) -> tuple[tuple, dict]:
+        x, sequence = random_like((4096, 4096), dtype, where), random_like((1024,), dtype, where).sort().values
+        return ((x, sequence) if first == "self" else (sequence, x)), {}
+
+    return (Workload("4096x4096 in 1024", make, dtypes=(torch.float32,)),)
+
+
+@planned("aten::bucketize.Tensor", dtypes=NUMBERS, samples=_sequences("self"), bench=_bench("self"))
+def bucketize(self: Tensor, boundaries: Tensor, out_int32: bool = False, right: bool = False, out: Tensor | None = None) -> Planned:
+    """The bucket between sorted boundaries that each element falls into."""
+    if boundaries.dim() != 1:
+        raise Declined(f"boundaries of {boundaries.dim()} dimensions: ATen raises")
+    plan = Plan("self", "boundaries", "_out_int32", "_right", out=out)
+    return _plan_search(plan, boundaries, self, ("boundaries", "self"), out_int32, right, out)
+
+
+@planned("aten::searchsorted.Tensor", dtypes=NUMBERS, samples=_sequences("sorted"), argument_dtypes={"sorter": LONG}, bench=_bench("sorted"))
+def searchsorted(
+    sorted_sequence: Tensor, self: Tensor, out_int32: bool = False, right: bool = False, side: str | None = None,
+    sorter: Tensor | None = None, out: Tensor | None = None,
+) -> Planned:  # fmt: skip
+    """Where each element would go in a sorted sequence, or in the one of its row."""
+    if sorter is not None or side not in (None, "left", "right") or side == "left" and right:
+        raise Declined("a sorter, or sides that contradict each other")
+    plan = Plan("sequence", "self", "_out_int32", "_right", "_side", "_sorter", out=out)
+    return _plan_search(plan, sorted_sequence, self, ("sequence", "self"), out_int32, right or side == "right", out)
+
+
+def _members(dtype: torch.dtype) -> Iterator[Sample]:
+    for shape, n in (((7,), 3), ((3, 5), 1), ((), 4), ((40, 30), 200)):
+        for invert in (False, True):
+            x, some = values(shape, dtype, -9, 9), values((n,), dtype, -9, 9, seed=1)
+            some = torch.cat([some, x.flatten()[:2]])
+            yield Sample((x, some), {"invert": invert})
+
+
+@planned("aten::isin.Tensor_Tensor", dtypes=DOUBLES | INTS, samples=_members, opinfo=("isin",))
+def isin(elements: Tensor, test_elements: Tensor, assume_unique: bool = False, invert: bool = False, out: Tensor | None = None) -> Planned:
+    """Whether each element is one of test_elements."""
+    if elements.dtype != test_elements.dtype or not elements.is_contiguous():
+        raise Declined("dtypes differ, or elements are not contiguous")
+    if out is not None and not result_buffer(out, elements.shape, torch.bool, elements.device).is_contiguous():
+        raise Declined("out= is not contiguous")
+    n, total = test_elements.numel(), elements.numel()
+    plan = Plan("elements", "tests", "_assume_unique", "_invert", out=out)
+    plan.do("tests = {sort}(tests.reshape({n}))[0]", sort=torch.sort, n=n)
+    result = plan.result(elements.shape, torch.bool, elements.device)
+    block = _block(total)
+    plan.launch(
+        _member_kernel, (triton.cdiv(total, block),), Code("tests"), Code("elements"), result, total, n, n.bit_length(), invert, block
+    )  # fmt: skip
+    return plan.build(result)
+
+
+def _takes(dtype: torch.dtype) -> Iterator[Sample]:
+    for shape, chosen in (((5,), (7,)), ((4, 6), (3, 5)), ((2, 3, 4), ())):
+        n = torch.Size(shape).numel()
+        yield Sample((values(shape, dtype), indices(*chosen, n=n)))
+        yield Sample((values(shape, dtype), indices(*chosen, n=n) - n))
+
+
+@planned("aten::take", dtypes=NUMBERS, samples=_takes, argument_dtypes={"index": LONG})
+def take(self: Tensor, index: Tensor, out: Tensor | None = None) -> Planned:
+    """The elements at index of self as if it were flat."""
+    if not self.is_contiguous():
+        raise Declined("self is not contiguous")
+    plan = Plan("self", "index", out=out)
+    strides = contiguous_strides(index.shape) if out is None else result_buffer(out, index.shape, self.dtype, self.device).stride()
+    result = plan.result(index.shape, self.dtype, self.device)
+    places = Index(Code("index"), index.stride(), self.numel(), 1)
+    plan_indexed(plan, GATHER, Code("self"), result, [places], index.shape, (0,) * index.dim(), strides, wraps=True)
+    return plan.build(result)
