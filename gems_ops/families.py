@@ -5,6 +5,7 @@ import gems_ops.fused  # noqa: F401
 import gems_ops.index  # noqa: F401
 import gems_ops.linalg  # noqa: F401
 import gems_ops.loss  # noqa: F401
+import gems_ops.order  # noqa: F401
 import gems_ops.pointwise  # noqa: F401
 import gems_ops.random  # noqa: F401
 import gems_ops.reduce  # noqa: F401

@@ -1,0 +1,3 @@
+"""Order: sort, topk, unique."""
+
+import gems_ops.order.sorting  # noqa: F401
