@@ -1,3 +1,4 @@
 """Order: sort, topk, unique."""
 
 import gems_ops.order.sorting  # noqa: F401
+import gems_ops.order.unique  # noqa: F401

@@ -5,6 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from gems_ops.rows.access import widen
+
 
 @triton.jit
 def ordered(x, DESCENDING: tl.constexpr):
@@ -18,10 +20,11 @@ def ordered(x, DESCENDING: tl.constexpr):
     TOP: tl.constexpr = 1 << (BITS - 1)
     if x.dtype.is_floating():
         SAME: tl.constexpr = tl.int64 if BITS == 64 else tl.int32 if BITS == 32 else tl.int16
-        bits = tl.where(x == 0, 0.0, x).to(x.dtype).to(SAME, bitcast=True).to(tl.int64 if BITS == 64 else tl.int32)
+        wide = widen(x)
+        bits = tl.where(wide == 0, tl.zeros_like(x), x).to(SAME, bitcast=True).to(tl.int64 if BITS == 64 else tl.int32)
         unsigned = bits.to(UNSIGNED, bitcast=True)
         # Negative numbers run backwards, below all others.
-        key = tl.where(x != x, ALL, tl.where(bits < 0, unsigned ^ ALL, unsigned ^ TOP) & ALL).to(UNSIGNED)
+        key = tl.where(wide != wide, ALL, tl.where(bits < 0, unsigned ^ ALL, unsigned ^ TOP) & ALL).to(UNSIGNED)
     elif x.dtype.is_int_signed():
         key = (x.to(tl.int64 if BITS == 64 else tl.int32).to(UNSIGNED, bitcast=True) ^ TOP) & ALL
     else:

@@ -62,9 +62,13 @@ def select_kernel(
     is_bounded = False
     ALL: tl.constexpr = (1 << (x_ptr.dtype.element_ty.primitive_bitwidth if x_ptr.dtype.element_ty != tl.int1 else 8)) - 1
     bound = tl.full((), ALL, tl.uint64 if ALL > 0xFFFFFFFF else tl.uint32)
+    lanes = tl.arange(0, CHUNK)
+    following = tl.load(x_ptr + row * n_cols + lanes, mask=lanes < n_cols, other=0)
     for first in range(0, n_cols, CHUNK):
-        cols = first + tl.arange(0, CHUNK)
-        x = tl.load(x_ptr + row * n_cols + cols, mask=cols < n_cols, other=0)
+        cols = first + lanes
+        x = following
+        # The next chunk is on its way while this one is looked at.
+        following = tl.load(x_ptr + row * n_cols + CHUNK + cols, mask=CHUNK + cols < n_cols, other=0)
         key = ordered(x, LARGEST)
         # With k candidates in hand, one that equals the last of them comes too late.
         taken = (cols < n_cols) & ((key < bound) | (is_bounded == 0))
