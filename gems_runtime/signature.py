@@ -251,11 +251,11 @@ def make({", ".join(self.bound_names())}):
     def _signature(self) -> str:
         """Parameters up to the first supplied one by position or keyword, the rest and the options by keyword.
 
-        `_rest` and `_more` take what no kernel of this signature takes: stock Triton has the words for it.
+        What is missing, and what `_rest` and `_more` take because the kernel does not, is for stock Triton to refuse.
         """
         params = self.shape.params
         first = next((i for i, p in enumerate(params) if p.supplied), len(params))
-        parts = [p.name if p.default is UNSET else f"{p.name}=_unset" for p in params if not p.supplied]
+        parts = [f"{p.name}=_unset" for p in params if not p.supplied]
         parts.insert(first, "*_rest")
         return "".join(", " + part for part in [*parts, *(f"{name}=_unset" for name, _ in self.shape.options), "**_more"])
 

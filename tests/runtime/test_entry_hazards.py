@@ -386,7 +386,7 @@ def test_copies_and_pickles(plain: LibEntry) -> None:
 def test_what_libentry_shows(plain: LibEntry) -> None:
     assert LibEntry(plain).fn is zoo.plain
     assert plain.__name__ == "plain" and plain.arg_names == zoo.plain.arg_names
-    assert "def launch(_grid, x_ptr, y_ptr, n, m, BLOCK, *_rest, **_more):" in repr(plain)
+    assert "def launch(_grid, x_ptr=_unset, y_ptr=_unset, n=_unset, m=_unset, BLOCK=_unset, *_rest, **_more):" in repr(plain)
     assert "not launched yet" in LibEntry(zoo.plain).source
     with pytest.raises(UsageError, match="@triton.jit"):
         LibEntry(lambda x: x)
