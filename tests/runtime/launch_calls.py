@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from hypothesis import strategies as st
 from launch_families import Family
-from launch_values import LEFT_OUT
+from launch_values import LEFT_OUT, Class
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 Seen = list[tuple[object, ...]]
@@ -78,9 +78,8 @@ def _grids(family: Family) -> st.SearchStrategy[object]:
 
 
 @st.composite
-def calls(draw: st.DrawFn, family: Family, most: int) -> Call:
-    """A call of one of the family's first `most` combinations of classes."""
-    combination = draw(st.sampled_from(family.combinations()[:most]))
+def calls(draw: st.DrawFn, family: Family, combination: dict[str, Class]) -> Call:
+    """A call with values of these classes."""
     values = {name: draw(strategy) for name, strategy in combination.items()}
     passed = {name: value for name, value in values.items() if value is not LEFT_OUT}
     names = [n for n in passed if n in family.classes]

@@ -10,6 +10,7 @@ from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import zip_longest
 
 import launch_values as v
 import torch
@@ -116,12 +117,20 @@ class Family:
 
     @cache
     def combinations(self) -> list[dict[str, v.Class]]:
-        """At least a dozen combinations of classes, in which each class of each argument comes at least once."""
-        pick, slots = random.Random(self.name), {**self.classes, **self.options}
+        """Combinations of classes: the first classes, those that differ from them in one, and a dozen or more at random.
+
+        Those that differ in one show what a key leaves out, and the others what it takes together.
+        """
+        slots = {**self.classes, **self.options}
+        first = {name: choices[0] for name, choices in slots.items()}
+        longest = max(map(len, slots.values()))
+        near = [{**first, name: choices[i]} for i in range(1, longest) for name, choices in slots.items() if i < len(choices)]
+        pick = random.Random(self.name)
         orders = {name: pick.sample(list(choices), len(choices)) for name, choices in slots.items()}
-        count = max(12, *map(len, slots.values()))
         # Each round through an argument's classes begins one further on, so that the same ones do not meet again.
-        return [{name: order[(i + i // len(order)) % len(order)] for name, order in orders.items()} for i in range(count)]
+        far = [{name: order[(i + i // len(order)) % len(order)] for name, order in orders.items()} for i in range(max(12, longest))]
+        mixed = (combination for pair in zip_longest(near, far) for combination in pair)
+        return [first, *filter(None, mixed)]
 
     def __hash__(self) -> int:
         return hash(self.name)

@@ -51,8 +51,9 @@ class Tier:
 
 
 def names() -> list[str]:
-    """The tiers to be had on this Triton and machine, the fastest first."""
-    return ["N"] * native_status().serves + ["P", "R", "S"]
+    """The tiers, the fastest first: all of them, on every Triton."""
+    assert native_status().serves, native_status().reason
+    return ["N", "P", "R", "S"]
 
 
 class Comparison:
