@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 INT32_EXTENT = 2**31 - 1
@@ -69,3 +70,21 @@ def collapse(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[li
             for m, s in zip(merged, strides, strict=True):
                 m.append(s[d])
     return sizes, merged
+
+
+def suggested_format(t: Tensor) -> torch.memory_format:
+    """The memory format that ATen gives results like t: channels last if its strides grow in that order.
+
+    torch._prims_common has it too, and imports sympy when it is called, 1.9 s (see `promote`).
+    """
+    order = {4: (1, 3, 2, 0), 5: (1, 4, 3, 2, 0)}.get(t.dim())
+    if order is None or t.stride(1) == 0:
+        return torch.contiguous_format
+    least = 0
+    for dim in order:
+        n, stride = t.shape[dim], t.stride(dim)
+        # Of (n, 1, 1, 1) either format would do; ATen calls it contiguous.
+        if n == 0 or stride < least or (dim == 0 and least == t.stride(1)):
+            return torch.contiguous_format
+        least = stride * n
+    return torch.channels_last if t.dim() == 4 else torch.channels_last_3d

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gems_ops.order.bitonic import LONGEST, bitonic_kernel
+from gems_ops.order.bitonic import LONGEST, sort_short_rows
 from gems_ops.order.keys import digit_of, digit_ranks, digit_starts
 from gems_runtime import LibEntry
 
@@ -55,17 +55,14 @@ def sort_rows(x: Tensor, descending: bool, values: Tensor, indices: Tensor, inde
     """
     n_rows, n_cols = x.shape
     n_kept = values.numel() // n_rows
-    block = max(triton.next_power_of_2(n_cols), 16)
-    numbers = x if index is None else index
     if is_short(n_cols, x.dtype):
-        bitonic_kernel[(n_rows,)](
-            x, numbers, values, indices, n_cols, n_kept, descending, index is not None, block, num_warps=1
-        )  # fmt: skip
+        sort_short_rows(x, descending, values, indices, index, n_kept)
         return
     if n_kept != n_cols or n_cols > WHOLE:
         raise ValueError(f"rows of {n_cols} cut to {n_kept}: at most {WHOLE} are sorted, and only short rows are cut")
+    block = max(triton.next_power_of_2(n_cols), 16)
     spare_indices = torch.empty((n_rows, n_cols), dtype=torch.int32, device=x.device)
     _radix_kernel[(n_rows,)](
-        x, numbers, values, indices, torch.empty_like(x), spare_indices, n_cols, 2 * x.dtype.itemsize,
+        x, x if index is None else index, values, indices, torch.empty_like(x), spare_indices, n_cols, 2 * x.dtype.itemsize,
         descending, index is not None, block, num_warps=min(max(block // 256, 1), 8),
     )  # fmt: skip

@@ -9,9 +9,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch._prims_common import suggest_memory_format
 
-from gems_ops.layout import INT32_EXTENT, collapse, extent
+from gems_ops.layout import INT32_EXTENT, collapse, extent, suggested_format
 from gems_ops.op import ALL, Declined, Sample, op, result_buffer
 from gems_ops.plan import Code, Plan, Planned, call
 from gems_ops.samples import layouts, values
@@ -103,7 +102,7 @@ def result_layout(tensors: list[Tensor], dim: int) -> tuple[list[int], torch.dty
     dtype = tensors[0].dtype
     for t in tensors:
         dtype = torch.promote_types(dtype, t.dtype)
-    formats = {suggest_memory_format(t) for t in shaped} if rank in (4, 5) else {torch.contiguous_format}
+    formats = {suggested_format(t) for t in shaped} if rank in (4, 5) else {torch.contiguous_format}
     shape = [*first.shape]
     shape[dim] = sum(t.shape[dim] for t in shaped)
     if 0 in shape:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch._prims_common import suggest_memory_format
 
+from gems_ops.layout import suggested_format
 from gems_ops.op import ALL, DOUBLES, Declined, Sample, planned, result_buffer
 from gems_ops.plan import Code, Plan, Planned
 from gems_ops.samples import layouts, values
@@ -68,7 +68,7 @@ def constant_pad_nd(self: Tensor, pad: list[int], value: bool | int | float = 0,
     plan.do("bits = 0 if value == 0 and value.__class__ is not float else {bits_of}(value, {dtype})", bits_of=bits_of, dtype=self.dtype)
     if all(a == 0 for a in pad):
         raise Declined("nothing to pad: ATen copies")
-    return _plan_padding(plan, self, pad, Rule.INSIDE, suggest_memory_format(self), out, Code("bits"))
+    return _plan_padding(plan, self, pad, Rule.INSIDE, suggested_format(self), out, Code("bits"))
 
 
 def _limits(rule: Rule, self: Tensor, dims: int, padding: list[int]) -> None:
@@ -103,7 +103,7 @@ def _pad_function(rule: Rule, name: str, dims: int) -> None:
 
     def plan_pad(self: Tensor, padding: list[int], out: Tensor | None = None) -> Planned:
         _limits(rule, self, dims, padding)
-        if self.dim() in (4, 5) and suggest_memory_format(self) != torch.contiguous_format:
+        if self.dim() in (4, 5) and suggested_format(self) != torch.contiguous_format:
             raise Declined("a channels-last tensor: its result's layout differs from device to device")
         return _plan_padding(Plan("self", "_padding", out=out), self, padding, rule, torch.contiguous_format, out)
 
