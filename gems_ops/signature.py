@@ -67,6 +67,9 @@ def source(form: Form) -> str:
     return f"""def route(keyset, {', '.join(declared)}):
     key = ({', '.join(f'({k})' for k in keys)},)
     decision = table.get(key)
+    if decision is None and state.busy:  # nobody asks for a plan that would not be used
+        counts[1] += 1
+        return native_of(({''.join(n + ', ' for n in names)}))(keyset, {', '.join(passed)})
     if decision is None:
         decision = decide(key, ({''.join(n + ', ' for n in names)}), ({''.join(n + ', ' for n in outs)}))
     plan, native = decision
@@ -153,7 +156,7 @@ def router(form: Form, route: Route) -> Callable[..., object]:
     """The compiled router of `route`. It holds the route's parts, never its Library, so that removal frees all."""
     scope: dict[str, object] = {
         "NUMBERS": frozenset(NUMBERS), "Declined": Declined, "state": state(),
-        "table": route.table, "decide": route.decide, "counts": route.counts.cells,
+        "table": route.table, "decide": route.decide, "counts": route.counts.cells, "native_of": route.native.for_arguments,
     }
     for a in form.overload._schema.arguments:
         if a.has_default_value():

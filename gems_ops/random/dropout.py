@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gems_ops.layout import extent, has_overlap
-from gems_ops.op import FLOATS, Declined, Sample, planned
+from gems_ops.op import Declined, Sample, planned
 from gems_ops.plan import Code, Plan, Planned
 from gems_ops.random.philox import plan_reserve, random_bits, threads_for, unit
 from gems_ops.samples import values
@@ -51,8 +51,9 @@ def _samples(dtype: torch.dtype) -> Iterator[Sample]:
         yield Sample((x, 0.3, True))
 
 
+# Of half types ATen draws in another order, which differs by version (bfloat16 on an H200, torch 2.11).
 @planned(
-    "aten::native_dropout", dtypes=FLOATS, samples=_samples, random=True,
+    "aten::native_dropout", dtypes=frozenset({torch.float32}), samples=_samples, random=True,
     keyed=frozenset({"p"}), bench=stream(1, (8192, 8192), 0.3, True),
 )  # fmt: skip
 def native_dropout(input: Tensor, p: float, train: bool | None) -> Planned:

@@ -303,6 +303,7 @@ static PyObject *route(PyObject *object, PyObject *const *args, size_t nargsf, P
     uint64_t hash = hash_words(key.words, key.n);
     Decision *known = find(self, hash, &key);
     if (known) plan = Py_NewRef(known->plan), native = Py_NewRef(known->native);
+    else if (busy) return pass_on(self, self->fallback, args, nargs, kwnames);  // nobody asks for a plan that would not be used
     else if (!ask(self, values, hash, &key, &plan, &native)) return NULL;
     int64_t *counts = self->counts.buf;
     if (plan == Py_None || busy) {

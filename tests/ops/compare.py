@@ -50,6 +50,8 @@ def check(label: str, got: object, native: object, truth: object, inputs: list[T
     assert len(ours) == len(theirs) == len(exact), f"{label}: {len(ours)} results, ATen has {len(theirs)}"
     for i, (o, n, e) in enumerate(zip(ours, theirs, exact)):
         assert layout_of(o) == layout_of(n), f"{label}[{i}]: {layout_of(o)}, ATen gives {layout_of(n)}"
+        # Some results are shaped otherwise by ATen's CPU kernels: the buffer of log_sigmoid, aminmax(keepdim=True).
+        e = e if e.shape == n.shape else n
         check_values(f"{label}[{i}]", o.detach().cpu(), n.detach().cpu(), e.detach().cpu(), inputs, factor)
 
 

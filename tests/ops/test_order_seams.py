@@ -1,0 +1,80 @@
+"""topk and sort where their parts meet: chunks, cuts, ties, nan, rows that are long or many; unique of few elements."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import flag_gems
+from gems_ops.register import counts_of
+from gems_runtime import device
+
+
+def place(x: torch.Tensor) -> torch.Tensor:
+    return x.to(device.torch_device())
+
+
+def numbers(*shape: int, dtype: torch.dtype = torch.float32, spread: int = 50) -> torch.Tensor:
+    """Integers of a small range: many are equal."""
+    g = torch.Generator().manual_seed(sum(shape))
+    return place(torch.randint(-spread if dtype.is_signed else 0, spread, shape, generator=g).to(dtype))
+
+
+@pytest.mark.parametrize("largest", [True, False])
+@pytest.mark.parametrize("shape, k, dim", [((3, 40), 7, 1), ((40, 3), 7, 0), ((2, 1100), 9, 1), ((1, 1700), 600, 1), ((1, 1030), 1, 1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int32])
+def test_topk_gives_the_first_of_equal_elements(dtype: torch.dtype, shape: tuple, k: int, dim: int, largest: bool) -> None:
+    x = numbers(*shape, dtype=dtype)
+    if dtype.is_floating_point:
+        x.view(-1)[5] = float("nan")
+    before = counts_of("aten::topk").served
+    with flag_gems.use_gems(include=["topk"]):
+        values, indices = torch.topk(x, k, dim, largest)
+    assert counts_of("aten::topk").served == before + 1
+    # Stable: of equal elements the first comes first. nan counts as the greatest, so it comes last upwards.
+    expected, where = torch.sort(x.cpu(), dim=dim, descending=largest, stable=True)
+    assert torch.equal(indices.cpu(), where.narrow(dim, 0, k))
+    assert torch.equal(values.cpu().nan_to_num(99), expected.narrow(dim, 0, k).nan_to_num(99))
+
+
+def test_rows_that_only_get_better_are_cut_again_and_again() -> None:
+    x = place(torch.arange(4000, dtype=torch.float32).view(1, -1))
+    with flag_gems.use_gems(include=["topk"]):
+        values, indices = torch.topk(x, 3)
+    assert values.tolist() == [[3999.0, 3998.0, 3997.0]] and indices.tolist() == [[3999, 3998, 3997]]
+
+
+@pytest.mark.parametrize("n", [16, 17, 1024])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int16, torch.uint8])
+def test_sort_is_stable_in_rows_of_many_lengths(n: int, dtype: torch.dtype) -> None:
+    x = numbers(5, n, dtype=dtype)
+    for descending in (False, True):
+        with flag_gems.use_gems(include=["sort"]):
+            got = torch.sort(x, stable=True, descending=descending)
+        expected = torch.sort(x.cpu(), stable=True, descending=descending)
+        assert torch.equal(got.indices.cpu(), expected.indices) and torch.equal(got.values.cpu(), expected.values)
+
+
+def test_longer_rows_are_left_to_aten() -> None:
+    declined = counts_of("aten::sort.stable").declined
+    with flag_gems.use_gems(include=["sort"]):
+        torch.sort(numbers(1, 1025), stable=True)
+    assert counts_of("aten::sort.stable").declined == declined + 1
+
+
+@pytest.mark.parametrize("n, dtype", [(1, torch.int64), (700, torch.int64), (1500, torch.float32)])
+def test_unique_numbers_its_elements(n: int, dtype: torch.dtype) -> None:
+    x = numbers(n, dtype=dtype)
+    with flag_gems.use_gems(include=["_unique2", "unique_consecutive"]):
+        values, inverse, counts = torch.unique(x, return_inverse=True, return_counts=True)
+        runs, lengths = torch.unique_consecutive(x, return_counts=True)
+    assert torch.equal(values[inverse], x) and int(counts.sum()) == n and torch.equal(values, values.unique())
+    assert torch.equal(runs.repeat_interleave(lengths), x)
+
+
+def test_topk_is_differentiable() -> None:
+    x = place(torch.randperm(60, generator=torch.Generator().manual_seed(0)).float().view(3, 20)).requires_grad_()
+    with flag_gems.use_gems(include=["topk"]):
+        values, indices = torch.topk(x, 4)
+        values.sum().backward()
+    assert torch.equal(x.grad, torch.zeros_like(x).scatter(1, indices, 1.0))
