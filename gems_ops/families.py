@@ -9,6 +9,7 @@ import gems_ops.order  # noqa: F401
 import gems_ops.pointwise  # noqa: F401
 import gems_ops.random  # noqa: F401
 import gems_ops.reduce  # noqa: F401
+import gems_ops.resolving  # noqa: F401
 import gems_ops.rows  # noqa: F401
 import gems_ops.scan  # noqa: F401
 import gems_ops.shape  # noqa: F401

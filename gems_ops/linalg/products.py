@@ -1,4 +1,4 @@
-"""mm, addmm and bmm: their shapes checked and described as a Product, then the kernel that suits the shape."""
+"""mv, mm, addmm and bmm: their shapes checked and described as a Product, then the kernel that suits the shape."""
 
 from __future__ import annotations
 
@@ -123,6 +123,37 @@ def _plan_bmm(a: Tensor, b: Tensor, out: Tensor | None = None) -> Planned:
     result, out_strides = _result(plan, (batch, m, n), a)
     p = Product(Code("a"), Code("b"), result, a.dtype, a.device, m, n, k, batch, a.stride(), b.stride(), out_strides)
     return _build(plan, p)
+
+
+def _plan_mv(a: Tensor, v: Tensor, out: Tensor | None = None) -> Planned:
+    if a.dim() != 2 or v.dim() != 1 or a.dtype != v.dtype or a.shape[1] != v.shape[0]:
+        raise Declined(f"{tuple(a.shape)} and {tuple(v.shape)} are no matrix and vector of one dtype that fit each other")
+    plan = Plan("a", "v", out=out)
+    m, k = a.shape
+    result, (step,) = _result(plan, (m,), a)
+    strides = (0, *a.stride()), (0, v.stride(0), 1), (0, step, 1)
+    return _build(plan, Product(Code("a"), Code("v"), result, a.dtype, a.device, m, 1, k, 1, *strides))
+
+
+def _mv_samples(dtype: torch.dtype) -> Iterator[Sample]:
+    for m, k, _ in _SHAPES:
+        yield Sample((samples.values((m, k), dtype, -1, 1), samples.values((k,), dtype, -1, 1, seed=1)))
+    for a in samples.layouts((20, 24), dtype, -1, 1):
+        for v in samples.layouts((24,), dtype, -1, 1, seed=1):
+            yield Sample((a, v))
+
+
+def _mv_bench(m: int, k: int) -> workloads.Workload:
+    def make(dtype: torch.dtype, device: torch.device) -> tuple[tuple, dict]:
+        return (workloads.random_like((m, k), dtype, device), workloads.random_like((k,), dtype, device)), {}
+
+    return workloads.Workload(f"{m}x{k}", make)
+
+
+@op("aten::mv", dtypes=FLOATS, samples=_mv_samples, bench=(_mv_bench(8192, 8192),), plan=_plan_mv, wide=True)
+def mv(self: Tensor, vec: Tensor, out: Tensor | None = None) -> Tensor:
+    """Product of a matrix (m, k) and a vector (k)."""
+    return call(_plan_mv, self, vec, out=out)
 
 
 @op(
