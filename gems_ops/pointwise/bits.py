@@ -75,6 +75,8 @@ def bitwise_xor_scalar_tensor(self, other):
 @pointwise("aten::bitwise_not", dtypes=INTS | BOOL, samples=few(), bench=traffic(T, dtypes=WHOLE))
 def bitwise_not(self):
     """Every bit of self inverted; for bool, not self"""
+    if self.dtype == tl.uint8:
+        return self ^ 255  # `~` is `^ -1`, which uint8 does not hold
     return ~self
 
 

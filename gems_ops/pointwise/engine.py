@@ -67,7 +67,7 @@ class Pointwise:
             written = [self._allocation(plan, args, t, f"out{i}") for i, t in enumerate(targets)]
         else:
             targets = list(out) if isinstance(out, tuple) else [out]
-            check_targets(targets, shape, dtypes.result)
+            check_targets(targets, shape, dtypes.result, self.promotion is Promotion.ALWAYS_BOOL)
             written = [Code(self.names[0])] if in_place else [Code(f"out{i}") for i in range(len(targets))]
         self.launch(plan, args, targets, written, dtypes)
         return plan.build(written[0] if len(written) == 1 else f"({', '.join(written)})")
@@ -135,10 +135,10 @@ class Dtypes:
     result: torch.dtype
 
 
-def check_targets(targets: Sequence[Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    """Decline what ATen would resize or cast into, or refuse; booleans alone go into every dtype, as comparisons in place do."""
+def check_targets(targets: Sequence[Tensor], shape: tuple[int, ...], dtype: torch.dtype, casts: bool = False) -> None:
+    """Decline what ATen would resize or cast into, or refuse; with `casts`, every known dtype is written (by comparisons)."""
     for out in targets:
-        fits = out.dtype == dtype or (dtype == torch.bool and out.dtype in KNOWN)
+        fits = out.dtype == dtype or (casts and out.dtype in KNOWN)
         if tuple(out.shape) != shape or not fits:
             raise Declined(f"out= is {out.dtype} {tuple(out.shape)}, the result is {dtype} {shape}")
 
