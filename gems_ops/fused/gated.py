@@ -1,4 +1,4 @@
-"""silu_and_mul, the gate of a Llama feed-forward layer, and its gradient."""
+"""Gates of feed-forward layers, gate(a) * b, and their gradients; of them silu_and_mul."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gems_ops.fused.custom import CustomOp, wide
 from gems_ops.layout import collapse, contiguous_strides
-from gems_ops.op import FLOATS, Declined, Sample
+from gems_ops.op import FLOATS, Declined, Sample, plain
 from gems_ops.plan import Code, Plan, Planned
 from gems_ops.samples import layouts, values
 from gems_ops.workloads import Workload, random_like
@@ -30,33 +30,51 @@ def _tile(n_rows, n_cols, ROWS: tl.constexpr, COLS: tl.constexpr):
     return row, col, (row < n_rows) & (col < n_cols)
 
 
+@triton.jit
+def _gate(a, GATE: tl.constexpr):
+    """(gate(a), its derivative) for silu, gelu or gelu by tanh."""
+    if GATE == "silu":
+        half = tl.sigmoid(a)
+        return a * half, half * (1 + a * (1 - half))
+    elif GATE == "none":
+        below = 0.5 + 0.5 * tl.erf(a * 0.7071067811865476)
+        return a * below, below + a * tl.exp(-0.5 * a * a) * 0.3989422804014327
+    else:
+        tl.static_assert(GATE == "tanh", "unknown gate")
+        # 0.5 * (1 + tanh(z)) is sigmoid(2 * z)
+        below = tl.sigmoid(1.5957691216057308 * (a + 0.044715 * a * a * a))
+        return a * below, below + a * below * (1 - below) * 1.5957691216057308 * (1 + 0.134145 * a * a)
+
+
 @LibEntry
 @triton.jit
-def _silu_and_mul_kernel(
-    a_ptr, b_ptr, out_ptr, n_rows, n_cols, a_stride, b_stride, out_stride, ROWS: tl.constexpr, COLS: tl.constexpr
-):
+def _gate_and_mul_kernel(
+    a_ptr, b_ptr, out_ptr, n_rows, n_cols, a_stride, b_stride, out_stride,
+    ROWS: tl.constexpr, COLS: tl.constexpr, GATE: tl.constexpr,
+):  # fmt: skip
     row, col, mask = _tile(n_rows, n_cols, ROWS, COLS)
     a = tl.load(a_ptr + row * a_stride + col, mask=mask, other=0).to(tl.float32)
     b = tl.load(b_ptr + row * b_stride + col, mask=mask, other=0).to(tl.float32)
-    tl.store(out_ptr + row * out_stride + col, a * tl.sigmoid(a) * b, mask=mask)
+    gated, _ = _gate(a, GATE)
+    tl.store(out_ptr + row * out_stride + col, gated * b, mask=mask)
 
 
 @LibEntry
 @triton.jit
-def _silu_and_mul_backward_kernel(
+def _gate_and_mul_backward_kernel(
     grad_ptr, a_ptr, b_ptr, da_ptr, db_ptr, n_rows, n_cols, grad_stride, a_stride, b_stride, da_stride, db_stride,
-    ROWS: tl.constexpr, COLS: tl.constexpr,
+    ROWS: tl.constexpr, COLS: tl.constexpr, GATE: tl.constexpr,
 ):  # fmt: skip
     row, col, mask = _tile(n_rows, n_cols, ROWS, COLS)
     grad = tl.load(grad_ptr + row * grad_stride + col, mask=mask, other=0).to(tl.float32)
     a = tl.load(a_ptr + row * a_stride + col, mask=mask, other=0).to(tl.float32)
     b = tl.load(b_ptr + row * b_stride + col, mask=mask, other=0).to(tl.float32)
-    gate = tl.sigmoid(a)
-    tl.store(da_ptr + row * da_stride + col, grad * b * gate * (1 + a * (1 - gate)), mask=mask)
-    tl.store(db_ptr + row * db_stride + col, grad * a * gate, mask=mask)
+    gated, slope = _gate(a, GATE)
+    tl.store(da_ptr + row * da_stride + col, grad * b * slope, mask=mask)
+    tl.store(db_ptr + row * db_stride + col, grad * gated, mask=mask)
 
 
-def _launch(plan: Plan, kernel: LibEntry, names: str, tensors: tuple[Tensor, ...], n_results: int) -> None:
+def _launch(plan: Plan, kernel: LibEntry, names: str, tensors: tuple[Tensor, ...], n_results: int, gate: str) -> None:
     """Plan a kernel over tensors of one shape, as rows: its pointers, (rows, columns), then a row stride each.
 
     The results are new tensors, the last of `names`.
@@ -75,21 +93,21 @@ def _launch(plan: Plan, kernel: LibEntry, names: str, tensors: tuple[Tensor, ...
     block_cols = min(triton.next_power_of_2(cols), tile)
     block_rows = min(triton.next_power_of_2(rows), tile // block_cols)
     grid = (triton.cdiv(rows, block_rows) * triton.cdiv(cols, block_cols),)
-    plan.launch(kernel, grid, *map(Code, names.split()), rows, cols, *row_strides, block_rows, block_cols)
+    plan.launch(kernel, grid, *map(Code, names.split()), rows, cols, *row_strides, block_rows, block_cols, gate)
 
 
-def _plan(a: Tensor, b: Tensor) -> Planned:
-    plan = Plan("a", "b")
-    _launch(plan, _silu_and_mul_kernel, "a b out", (a, b), 1)
+def plan_gate(plan: Plan, a: Tensor, b: Tensor, gate: str) -> Planned:
+    """gate(a) * b for tensors of one shape that the plan calls a and b."""
+    _launch(plan, _gate_and_mul_kernel, "a b out", (a, b), 1, gate)
     return plan.build("out")
 
 
-def _plan_backward(grad: Tensor, a: Tensor, b: Tensor) -> Planned:
-    plan = Plan("grad", "a", "b")
+def plan_gate_backward(plan: Plan, grad: Tensor, a: Tensor, b: Tensor, gate: str) -> Planned:
+    """The gradients of gate(a) * b for a and b; the plan calls the tensors grad, a and b."""
     if not grad.is_contiguous():  # it may be expanded (that of sum() is one number), which rows are not
         plan.do("grad = grad.contiguous()")
         grad = torch.empty(grad.shape, dtype=grad.dtype, device="meta")
-    _launch(plan, _silu_and_mul_backward_kernel, "grad a b da db", (grad, a, b), 2)
+    _launch(plan, _gate_and_mul_backward_kernel, "grad a b da db", (grad, a, b), 2, gate)
     return plan.build("da, db")
 
 
@@ -112,7 +130,7 @@ def _gradient(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[T
     return torch.ops.gems.silu_and_mul_backward(grad, *ctx.saved_tensors)
 
 
-def _samples(dtype: torch.dtype) -> Iterator[Sample]:
+def gate_samples(dtype: torch.dtype) -> Iterator[Sample]:
     for shape in ((), (7,), (3, 5), (2, 3, 64), (1, 129)):
         yield Sample((values(shape, dtype), values(shape, dtype, seed=1)))
     a, b = values((4, 6, 20), dtype).chunk(2, -1)
@@ -122,14 +140,14 @@ def _samples(dtype: torch.dtype) -> Iterator[Sample]:
 
 
 def _backward_samples(dtype: torch.dtype) -> Iterator[Sample]:
-    for sample in _samples(dtype):
+    for sample in gate_samples(dtype):
         yield Sample((values(tuple(sample.args[0].shape), dtype, seed=2), *sample.args))
     yield Sample((values((1, 1), dtype).expand(3, 5), values((3, 5), dtype), values((3, 5), dtype, seed=1)))
 
 
-def _bench(inputs: int, m: int, n: int) -> Workload:
+def gate_bench(inputs: int, m: int, n: int, *extra: str) -> Workload:
     def make(dtype: torch.dtype, where: torch.device) -> tuple[tuple, dict]:
-        return tuple(random_like((m, n), dtype, where) for _ in range(inputs)), {}
+        return (*(random_like((m, n), dtype, where) for _ in range(inputs)), *extra), {}
 
     return Workload(f"{m}x{n}", make)
 
@@ -137,12 +155,12 @@ def _bench(inputs: int, m: int, n: int) -> Workload:
 _BACKWARD = CustomOp(
     name="gems::silu_and_mul_backward",
     schema="(Tensor grad, Tensor a, Tensor b) -> (Tensor, Tensor)",
-    plan=_plan_backward,
+    plan=lambda grad, a, b: plan_gate_backward(Plan("grad", "a", "b"), grad, a, b, "silu"),
     formula=_backward_formula,
     fake=lambda grad, a, b: (a.new_empty(a.shape), a.new_empty(a.shape)),
     dtypes=FLOATS,
     samples=_backward_samples,
-    bench=(_bench(3, 8192, 11008),),
+    bench=(gate_bench(3, 8192, 11008),),
 ).define()
 
 
@@ -155,21 +173,33 @@ def silu_and_mul_backward(grad: Tensor, A: Tensor, B: Tensor) -> tuple[Tensor, T
 _FORWARD = CustomOp(
     name="gems::silu_and_mul",
     schema="(Tensor a, Tensor b) -> Tensor",
-    plan=_plan,
+    plan=lambda a, b: plan_gate(Plan("a", "b"), a, b, "silu"),
     formula=_formula,
     fake=lambda a, b: a.new_empty(a.shape),
     save=_save,
     gradient=_gradient,
     dtypes=FLOATS,
-    samples=_samples,
-    bench=(_bench(2, 8192, 11008), _bench(2, 1, 11008)),
+    samples=gate_samples,
+    bench=(gate_bench(2, 8192, 11008), gate_bench(2, 1, 11008)),
 ).define()
 
 
 @_FORWARD.declare()
 def silu_and_mul(A: Tensor, B: Tensor) -> Tensor:  # noqa: N803  the names that users of such functions know
     """silu(A) * B, computed in float32; shapes broadcast and dtypes promote."""
-    if A.shape != B.shape or A.dtype != B.dtype:
-        dtype = torch.promote_types(A.dtype, B.dtype)
-        A, B = torch.broadcast_tensors(A.to(dtype), B.to(dtype))  # noqa: N806
-    return _FORWARD.call(A, B)
+    return _FORWARD.call(*alike(A, B))
+
+
+def alike(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in one shape and dtype."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        dtype = torch.promote_types(a.dtype, b.dtype)
+        a, b = torch.broadcast_tensors(a.to(dtype), b.to(dtype))
+    return a, b
+
+
+@plain
+def silu_and_mul_out(A: Tensor, B: Tensor, out: Tensor) -> Tensor:  # noqa: N803  as silu_and_mul
+    """silu(A) * B in `out`, which it gives back; not differentiable."""
+    with torch.no_grad():
+        return out.copy_(silu_and_mul(A, B))

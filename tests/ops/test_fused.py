@@ -15,7 +15,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gems_ops.fused import custom
-from gems_ops.fused.gated import silu_and_mul
+from gems_ops.fused.gated import silu_and_mul, silu_and_mul_out
+from gems_ops.fused.gelu_gate import gelu_and_mul
 from gems_ops.fused.rms_norm import rms_norm
 from gems_ops.fused.rotary import apply_rotary_pos_emb
 from gems_ops.fused.skip_norm import add_rms_norm, fused_add_rms_norm, skip_layer_norm, skip_rms_norm
@@ -24,7 +25,7 @@ from gems_ops.register import counts_of
 from gems_runtime import device
 
 
-NAMES = ("rms_norm", "silu_and_mul", "apply_rotary_pos_emb", "skip_layer_norm", "add_rms_norm")
+NAMES = ("rms_norm", "silu_and_mul", "gelu_and_mul", "apply_rotary_pos_emb", "skip_layer_norm", "add_rms_norm")
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -38,6 +39,8 @@ def call_of(name: str) -> tuple[Callable[..., object], Callable[..., object], li
         return (lambda x, w: rms_norm(x, (10,), w, 1e-6)), (lambda x, w: formula(x, [10], w, 1e-6)), [random(3, 4, 10), random(10, seed=1)]
     if name == "silu_and_mul":
         return silu_and_mul, formula, [random(6, 10), random(6, 10, seed=1)]
+    if name == "gelu_and_mul":
+        return (lambda x, y: gelu_and_mul(x, y, "tanh")), (lambda x, y: formula(x, y, "tanh")), [random(6, 10), random(6, 10, seed=1)]
     x, residual, weight, bias = random(3, 4, 10), random(3, 4, 10, seed=1), random(10, seed=2), random(10, seed=3)
     if name == "skip_layer_norm":
         return (
@@ -198,3 +201,15 @@ assert x.grad is not None and counts_of("gems::rms_norm").declined == 1
 def test_cpu_tensors_without_the_interpreter_take_the_formula() -> None:
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     subprocess.run([sys.executable, "-c", WITHOUT_KERNELS], env=environment, check=True)
+
+
+def test_silu_and_mul_out_fills_what_it_is_given() -> None:
+    a, b = random(4, 6), random(4, 6, seed=1)
+    out = torch.empty_like(a)
+    assert silu_and_mul_out(a, b, out) is out
+    torch.testing.assert_close(out, silu_and_mul(a, b))
+
+
+def test_an_unknown_approximation_is_an_error() -> None:
+    with pytest.raises(ValueError, match="'erf'"):
+        gelu_and_mul(random(2), random(2), "erf")

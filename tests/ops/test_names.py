@@ -15,10 +15,6 @@ from gems_ops.register import counters, reset_counters
 from gems_runtime import device
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "names.md"
-# Names that no operator answers yet. Whoever declares one deletes it here: the test insists.
-NOT_YET = frozenset({
-    "gelu_and_mul",
-})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,7 +49,6 @@ def scope() -> dict[str, object]:
 
 def test_the_page_has_them_all() -> None:
     assert len(NAMES) == len({n.name for n in NAMES}) == 97
-    assert NOT_YET <= {n.name for n in NAMES}
 
 
 @pytest.mark.parametrize("name", NAMES, ids=lambda n: n.name)
@@ -67,7 +62,4 @@ def test_the_call_reaches_an_operator(name: Name) -> None:
         error = missing
     served = {n for n, c in counters().items() if c.served}
     reached = error is None and (bool(served & name.operators) or not name.operators)
-    if name.name in NOT_YET:
-        assert not reached, f"{name.name} is served now: delete it from NOT_YET"
-        pytest.skip(f"not served yet: {name.call}")
     assert reached, f"{name.call} served by {sorted(served) or 'nothing of ours'}; {error or ''}"
