@@ -92,12 +92,6 @@ typedef struct {
 #define MAP_WORDS (sizeof(Map) / 8)
 
 typedef struct {
-    Map of;
-    int is_known;
-    uint8_t bytes[MAP_BYTES];
-} Encoded;
-
-typedef struct {
     uint64_t words[MAX_WORDS];
     int n, device, map_count;
     PyObject *values[MAX_SLOTS];
@@ -108,15 +102,23 @@ typedef struct {
 
 #define MEMO_WORDS 24
 #define MEMO_READS 8
-#define MEMO_LIMIT 256
+#define MEMO_LIMIT 1024
 
-// The remembered answer of a callable grid.
+// What Python once answered: the dimensions that a callable grid gave, or the bytes of a tensor map.
 typedef struct {
-    PyObject *code;  // owned; NULL in a free place
+    PyObject *code;  // owned; the grid's, NULL for a map
     uint64_t words[MEMO_WORDS];
-    int n;
-    int64_t dims[3];
+    int n;  // 0 in a free place
+    union {
+        int64_t dims[3];
+        uint8_t map[MAP_BYTES];
+    } is;
 } Answer;
+
+typedef struct {
+    Answer *places;
+    uint32_t size, count;
+} Memo;
 
 typedef struct {
     uint64_t hash, *words;
@@ -130,13 +132,10 @@ typedef struct {
     uint8_t *slots, *how;
     uint8_t reads[MEMO_READS];  // slots that callable grids have read
     int read_count;
-    uint32_t memo_size;
-    Answer *memo;
+    Memo grids, maps;
     PyObject *live_grid;  // owned; code of the last grid that must be asked each time
     uint64_t *after;      // the key once the config's pre_hook has run; NULL: the same
     int after_n;
-    Encoded *maps;        // by what they are made from
-    uint32_t map_size;
 } Entry;
 
 typedef struct {
@@ -552,20 +551,57 @@ static Entry *add(Plan *plan, const Call *call) {
     return entry;
 }
 
-static void free_memo(Entry *entry) {
-    for (uint32_t i = 0; i < entry->memo_size; i++) Py_CLEAR(entry->memo[i].code);
-    PyMem_Free(entry->memo);
-    entry->memo = NULL, entry->memo_size = 0;
+// ---- What was asked once
+
+// Where an answer is remembered, or the free place where it would be; a table is never full.
+static inline Answer *memo_place(const Memo *memo, const Answer *key) {
+    uint64_t hash = hash_words(key->words, key->n) ^ (uint64_t)(uintptr_t)key->code >> 4;
+    uint32_t i = (uint32_t)(hash ^ hash >> 16) & (memo->size - 1);
+    for (;; i = (i + 1) & (memo->size - 1)) {
+        Answer *at = &memo->places[i];
+        if (!at->n || (at->code == key->code && at->n == key->n && !memcmp(at->words, key->words, key->n * sizeof *key->words))) return at;
+    }
+}
+
+static inline const Answer *recall(const Memo *memo, const Answer *key) {
+    const Answer *found = memo->size ? memo_place(memo, key) : NULL;
+    return found && found->n ? found : NULL;
+}
+
+static void forget(Memo *memo) {
+    Memo old = *memo;
+    memset(memo, 0, sizeof *memo);
+    for (uint32_t i = 0; i < old.size; i++) Py_XDECREF(old.places[i].code);
+    PyMem_Free(old.places);
+}
+
+static void remember(Memo *memo, const Answer *answer) {
+    if (4 * (memo->count + 1) > 3 * memo->size) {
+        // At the limit all are asked again, rather than each in turn pushing out one that is in use.
+        if (memo->size == MEMO_LIMIT) forget(memo);
+        Memo old = *memo, grown = {NULL, old.size ? 2 * old.size : 4, old.count};
+        if (!(grown.places = PyMem_Calloc(grown.size, sizeof *grown.places))) return;
+        for (uint32_t i = 0; i < old.size; i++)
+            if (old.places[i].n) *memo_place(&grown, &old.places[i]) = old.places[i];
+        PyMem_Free(old.places);
+        *memo = grown;
+    }
+    Answer *to = memo_place(memo, answer);
+    // Asking may have run a launch that was answered the same.
+    if (to->n) return;
+    *to = *answer;
+    Py_XINCREF(to->code);
+    memo->count++;
 }
 
 static void free_entry(Entry *entry) {
-    free_memo(entry);
+    forget(&entry->grids);
+    forget(&entry->maps);
     Py_XDECREF(entry->live_grid);
     Py_XDECREF(entry->kernel);
     Py_XDECREF(entry->record);
     Py_XDECREF(entry->config);
     Py_XDECREF(entry->supplied);
-    PyMem_Free(entry->maps);
     PyMem_Free(entry->after);
     PyMem_Free(entry->slots);
     PyMem_Free(entry->words);
@@ -664,41 +700,22 @@ unknown:
 
 // ---- Tensor maps
 
-static inline Encoded *map_place(const Entry *entry, const Map *map) {
-    uint64_t words[MAP_WORDS];
-    memcpy(words, map, sizeof words);
-    uint64_t hash = hash_words(words, MAP_WORDS);
-    return &entry->maps[(uint32_t)(hash ^ hash >> 16) & (entry->map_size - 1)];
-}
-
-static void remember_map(Entry *entry, const Map *map, const char *bytes) {
-    while (!entry->map_size || (map_place(entry, map)->is_known && entry->map_size < MEMO_LIMIT)) {
-        uint32_t before = entry->map_size, size = before ? 2 * before : 4;
-        Encoded *old = entry->maps, *maps = PyMem_Calloc(size, sizeof *maps);
-        if (!maps) return;
-        entry->maps = maps, entry->map_size = size;
-        for (uint32_t i = 0; i < before; i++)
-            if (old[i].is_known) *map_place(entry, &old[i].of) = old[i];
-        PyMem_Free(old);
-    }
-    Encoded *to = map_place(entry, map);
-    to->of = *map, to->is_known = 1;
-    memcpy(to->bytes, bytes, MAP_BYTES);
-}
-
 // The map's bytes, made by Triton where they are not remembered; 0 with an exception set.
 static int encode_map(const Plan *plan, Entry *entry, const Map *map, PyObject *descriptor, uint8_t *out) {
-    const Encoded *known = entry->map_size ? map_place(entry, map) : NULL;
-    if (known && known->is_known && !memcmp(&known->of, map, sizeof *map)) {
-        memcpy(out, known->bytes, MAP_BYTES);
+    Answer key = {.code = NULL, .n = MAP_WORDS};
+    memcpy(key.words, map, sizeof *map);
+    const Answer *known = recall(&entry->maps, &key);
+    if (known) {
+        memcpy(out, known->is.map, MAP_BYTES);
         return 1;
     }
     PyObject *made = PyObject_CallFunction(plan->encode, "OiO", entry->kernel, (int)map->index, descriptor);
     if (!made) return 0;
     int fits = PyBytes_Check(made) && PyBytes_GET_SIZE(made) == MAP_BYTES;
     if (fits) {
-        remember_map(entry, map, PyBytes_AS_STRING(made));
         memcpy(out, PyBytes_AS_STRING(made), MAP_BYTES);
+        memcpy(key.is.map, out, MAP_BYTES);
+        remember(&entry->maps, &key);
     } else {
         PyErr_SetString(PyExc_TypeError, "a tensor map has 128 bytes");
     }
@@ -776,40 +793,6 @@ static int memo_key(const Entry *entry, const Call *call, PyObject *grid, Answer
     return 1;
 }
 
-static inline uint32_t memo_place(const Entry *entry, const Answer *key) {
-    uint64_t hash = hash_words(key->words, key->n) ^ (uint64_t)(uintptr_t)key->code >> 4;
-    return (uint32_t)(hash ^ hash >> 16) & (entry->memo_size - 1);
-}
-
-static const Answer *recall(const Entry *entry, const Answer *key) {
-    if (!entry->memo_size) return NULL;
-    const Answer *found = &entry->memo[memo_place(entry, key)];
-    int same = found->code == key->code && found->n == key->n && !memcmp(found->words, key->words, key->n * sizeof *key->words);
-    return same ? found : NULL;
-}
-
-static void remember(Entry *entry, const Answer *answer) {
-    while (!entry->memo_size || (entry->memo[memo_place(entry, answer)].code && entry->memo_size < MEMO_LIMIT)) {
-        uint32_t before = entry->memo_size, size = before ? 2 * before : 4;
-        Answer *old = entry->memo, *memo = PyMem_Calloc(size, sizeof *memo);
-        if (!memo) return;
-        entry->memo = memo, entry->memo_size = size;
-        for (uint32_t i = 0; i < before; i++) {
-            if (!old[i].code) continue;
-            Answer *to = &memo[memo_place(entry, &old[i])];
-            PyObject *lost = to->code;
-            *to = old[i];
-            Py_XDECREF(lost);
-        }
-        PyMem_Free(old);
-    }
-    Answer *to = &entry->memo[memo_place(entry, answer)];
-    PyObject *lost = to->code;
-    *to = *answer;
-    Py_INCREF(to->code);
-    Py_XDECREF(lost);
-}
-
 // Add the slots that a grid has read to those the entry's answers depend on; 0 if one is no number.
 static int note_reads(const Plan *plan, Entry *entry, const Call *call, PyObject *names) {
     uint8_t fresh[MAX_SLOTS];
@@ -830,7 +813,7 @@ static int note_reads(const Plan *plan, Entry *entry, const Call *call, PyObject
     memcpy(entry->reads + entry->read_count, fresh, n);
     entry->read_count += n;
     // Answers from before do not say what these were.
-    free_memo(entry);
+    forget(&entry->grids);
     return 1;
 }
 
@@ -854,9 +837,9 @@ static PyObject *grid_argument(const Plan *plan, const Entry *entry, const Call 
 static int function_dims(const Plan *plan, Entry *entry, const Call *call, PyObject *grid, int64_t *dims) {
     Answer key;
     int may_remember = PyFunction_GET_CODE(grid) != entry->live_grid && memo_key(entry, call, grid, &key);
-    const Answer *known = may_remember ? recall(entry, &key) : NULL;
+    const Answer *known = may_remember ? recall(&entry->grids, &key) : NULL;
     if (known) {
-        memcpy(dims, known->dims, sizeof known->dims);
+        memcpy(dims, known->is.dims, sizeof known->is.dims);
         return 1;
     }
     PyObject *values = grid_argument(plan, entry, call);
@@ -869,8 +852,8 @@ static int function_dims(const Plan *plan, Entry *entry, const Call *call, PyObj
     for (int i = 0; ok && i < 3; i++) ok = grid_number(numbers[i], &dims[i]);
     if (ok && may_remember) {
         if (names != Py_None && note_reads(plan, entry, call, names) && memo_key(entry, call, grid, &key)) {
-            memcpy(key.dims, dims, sizeof key.dims);
-            remember(entry, &key);
+            memcpy(key.is.dims, dims, sizeof key.is.dims);
+            remember(&entry->grids, &key);
         } else {
             PyErr_Clear();
             Py_INCREF(PyFunction_GET_CODE(grid));
