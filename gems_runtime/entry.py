@@ -111,8 +111,9 @@ class LibEntry(KernelInterface):
 
     # A bound method costs 70 ns to make and its call is inlined; a functools.partial 130 (EPYC, Python 3.11).
     def __getitem__(self, grid: Grid) -> Callable[..., object]:
+        bind = self._bind
         try:
-            return self._bind(self._launch, grid)
+            return bind(self._launch, grid)
         except TypeError:
             # A method cannot be bound to None. Stock Triton refuses that grid when it launches.
             return partial(self._launch, grid)
