@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 import triton
 
-from gems_runtime import bench, device, native, settings, store
+from gems_runtime import bench, device, entry, native, settings, store
 from gems_runtime.compat import SUPPORTED
 from gems_runtime.store import place
 
@@ -48,6 +48,16 @@ def _versions() -> Iterator[Check]:
 def _native() -> Iterator[Check]:
     status = native.native_status()
     yield Check("native tier", "ok" if status.serves else "note", str(status.reason) or "serves launches")
+
+
+def _launches() -> Iterator[Check]:
+    fault = entry.trial_fault() if device.has_gpu() else None
+    if fault is None:
+        yield Check("trial launch", "note", "not made: there is no NVIDIA GPU")
+    elif fault:
+        yield Check("trial launch", "bad", f"{fault}; every launch goes through stock Triton")
+    else:
+        yield Check("trial launch", "ok", "every path passes what stock Triton does")
 
 
 def _device() -> Iterator[Check]:
@@ -124,4 +134,4 @@ def _redis() -> Iterator[Check]:
     yield Check("redis", "ok", f"{where} answers") if remote.answers() else Check("redis", "bad", f"{where} does not answer")
 
 
-_CHECKS: tuple[Callable[[], Iterator[Check]], ...] = (_versions, _native, _device, _others, _store, _diskcache, _redis)
+_CHECKS: tuple[Callable[[], Iterator[Check]], ...] = (_versions, _native, _launches, _device, _others, _store, _diskcache, _redis)

@@ -24,7 +24,7 @@ from triton.runtime.autotuner import Autotuner, Config
 from triton.runtime.jit import KernelInterface
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from gems_runtime import compat, device, native, settings, stats, toolchain
+from gems_runtime import compat, device, native, settings, stats, toolchain, trial
 from gems_runtime.binding import Binder, Call
 from gems_runtime.chain import Chain, Trace, Values, at_autotuners, is_tuned, trace, unwrap
 from gems_runtime.errors import UsageError
@@ -195,7 +195,7 @@ class LibEntry(KernelInterface):
             if call is None:
                 if len(self._stock_types) < _STOCK_TYPES_LIMIT:
                     self._stock_types.add(types)
-            elif self._binder.is_here(call):
+            elif self._binder.is_here(call) and trial.passes(_fast_paths):
                 with self._lock:
                     return self._miss(grid, args, kwargs, call)
         return self._stock_call(grid, *args, **kwargs)
@@ -415,6 +415,21 @@ def _fits(call: Call, shape: Shape) -> bool:
     options = dict(shape.options)
     known = all(kind in seen for kind, seen in zip(call.kinds, shape.kinds))
     return known and all(kind_of(v, True) in options.get(name, ()) for name, v in call.options.items())
+
+
+def trial_fault() -> str | None:
+    """What is wrong with launches by other paths than stock Triton's, tried now if nothing was yet; None if it cannot be."""
+    if launches_here():
+        trial.passes(_fast_paths)
+    return trial.fault()
+
+
+def _fast_paths(kernel: KernelInterface, grid: tuple[int, ...], args: tuple[object, ...]) -> dict[str, Callable[..., object]]:
+    """The launch functions, by name, that a kernel has once it was launched with these arguments."""
+    entry = LibEntry(kernel)
+    entry[grid](*args)
+    paths = {"Python": entry._text.functions.launch} if entry._text else {}
+    return paths | ({"C": entry._launcher} if entry._launcher else {})
 
 
 def _stock_launch(fn: KernelInterface, grid: Grid, *args: object, **kwargs: object) -> object:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import triton
 
-from gems_runtime import device, journal, stats, store, target, tuner
+from gems_runtime import device, journal, stats, store, target, trial, tuner
 from gems_runtime.candidates import LAUNCH_ERRORS, compile_all
 from gems_runtime.errors import GemsError, StoreError
 from gems_runtime.jobs import Job
@@ -121,6 +121,7 @@ def working_for(compile_target: str | None, resume: bool = False) -> Iterator[Ru
         yield Runner(resume)
         return
     with target.compiling_for(compile_target), tuner.watching(_compile_candidates):
+        trial.precompile()
         yield Runner(resume)
 
 

@@ -12,7 +12,8 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from gems_runtime import LibEntry, native_status, settings
+from gems_runtime import LibEntry, native_status, settings, trial
+from gems_runtime import entry as entry_module
 
 pytestmark = pytest.mark.gpu
 
@@ -215,3 +216,38 @@ def test_each_device_runs_its_own_kernel() -> None:
             x, out = ones(), torch.zeros(4096, device="cuda")
             entry[(8,)](x, x, out, 4096, BLOCK=512)
             assert out.device.index == index and out.eq(2).all()
+
+
+def test_the_trial_sees_what_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[int]] = []
+    arrived = trial._arrived
+    monkeypatch.setattr(trial, "_fault", None)
+    monkeypatch.setattr(trial, "_arrived", lambda out: seen.append(arrived(out)) or seen[-1])
+    entry, x = LibEntry(add), ones()
+    entry[(4,)](x, x, torch.empty_like(x), 4096, BLOCK=1024)
+    assert trial.fault() == "" and len(seen) == 1 + len(trial_paths())
+    rows = [seen[0][i : i + 10] for i in range(0, len(seen[0]), 10)]
+    assert [row[8] for row in rows] == list(range(12))
+    assert all(row[1:8] == [17, 1, 32, -(2**40), 8 - 2**63, 0x40200000, 1] and row[9] == 2 for row in rows)
+
+
+def trial_paths() -> list[str]:
+    return ["Python", "C"] if settings.current().native is not settings.Native.OFF else ["Python"]
+
+
+def test_a_path_that_passes_something_else_is_not_taken(monkeypatch: pytest.MonkeyPatch, tier: str) -> None:
+    monkeypatch.setattr(trial, "_fault", None)
+    monkeypatch.setattr(trial, "_NUMBERS", (*trial._NUMBERS[:-1], False))
+    made = entry_module._fast_paths
+
+    def wrong(kernel: object, grid: object, args: tuple[object, ...]) -> dict[str, object]:
+        def flipped(launch: object) -> object:
+            return lambda grid, *args: launch(grid, *args[:-2], True, args[-1])
+
+        return {name: flipped(launch) for name, launch in made(kernel, grid, args).items()}
+
+    monkeypatch.setattr(entry_module, "_fast_paths", wrong)
+    entry, x = LibEntry(add), ones()
+    for _ in range(2):
+        entry[(4,)](x, x, torch.empty_like(x), 4096, BLOCK=1024)
+    assert "Python passes" in (trial.fault() or "") and entry.stats()["S"] == 2
