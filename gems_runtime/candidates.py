@@ -16,6 +16,7 @@ from triton.runtime.errors import OutOfResources, PTXASError
 
 from gems_runtime import compat, device, settings
 from gems_runtime.bench import Launch
+from gems_runtime.chain import unwrap
 
 # What a launch with a bad configuration raises; anything else is the caller's mistake and is passed on.
 LAUNCH_ERRORS = (TritonError, RuntimeError, MemoryError)
@@ -96,6 +97,7 @@ def compile_all(call: Call, configs: Sequence[triton.Config]) -> list[Exception 
     # CPython's parser is not safe to run in several threads (3.11.7: one of 30 compilations in parallel ended in
     # "AST constructor recursion depth mismatch"), so a failure of the front end counts when it happens alone.
     doubtful = [i for i, e in enumerate(errors) if e is not None and not isinstance(e, (PTXASError, OutOfResources))]
+    compat.forget_failed_kernels(unwrap(call.tuner).jit)
     again = _compile(call, [configs[i] for i in doubtful], 1)
     for i, error in zip(doubtful, again):
         errors[i] = error

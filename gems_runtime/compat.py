@@ -20,6 +20,7 @@ import torch
 import triton
 import triton.language as tl
 from triton.compiler import CompiledKernel
+from triton.runtime._async_compile import FutureKernel
 from triton.runtime.jit import JITFunction
 from triton.tools.tensor_descriptor import TensorDescriptor
 
@@ -171,6 +172,18 @@ def resolve(kernel: object) -> CompiledKernel | None:
     if hasattr(kernel, "result"):
         kernel = kernel.result()
     return kernel if type(kernel) is CompiledKernel else None
+
+
+def forget_failed_kernels(jit: object) -> None:
+    """Make the next call compile again what failed to compile under an AsyncCompileMode.
+
+    Triton 3.7 and 3.8 keep the failed future in the kernel's cache, so that it raises the same for ever; 3.9 takes it out.
+    """
+    for entry in jit.device_caches.values() if isinstance(jit, JITFunction) else ():
+        for key, kernel in list(entry[0].items()):
+            future = getattr(kernel, "future", None) if isinstance(kernel, FutureKernel) else None
+            if future is not None and future.done() and future.exception() is not None:
+                del entry[0][key]
 
 
 def forget_colliding_keys(jit: JITFunction, device: int) -> None:
