@@ -121,11 +121,39 @@ def release(version: str) -> tuple[int, int]:
 
 
 def drops_large_grids() -> bool:
-    """True if Triton's launcher multiplies a grid's numbers in 32 bits, and launches nothing where that overflows.
+    """True if Triton's launcher multiplies a grid's numbers in 32 bits, and launches nothing where that is below one.
 
-    Ends with the first Triton whose launcher does not (3.6 to 3.9 do: github.com/triton-lang/triton/issues/7260).
+    Ends with the first Triton whose launcher does not (3.6 to 3.9 do: github.com/triton-lang/triton/issues/7260). Its
+    launcher for AMD launches nothing where the product is zero, which `drops_even_grids` says.
     """
-    return release(triton.__version__) < _UNTRIED
+    return release(triton.__version__) < _UNTRIED and not is_hip()
+
+
+def drops_even_grids() -> bool:
+    """True if Triton's launcher takes a grid whose product is a multiple of 2**32 for an empty one: AMD's, 3.6 to 3.9."""
+    return release(triton.__version__) < _UNTRIED and is_hip()
+
+
+def is_hip() -> bool:
+    """True if the active driver's kernels are for AMD's GPUs."""
+    return triton.runtime.driver.active.get_current_target().backend == "hip"
+
+
+def bounds_tensors() -> bool:
+    """True if Triton compiles for tensors whose storage is below 2 GiB otherwise than for larger ones: for AMD's GPUs."""
+    return is_hip() and bool(triton.knobs.amd.use_buffer_ops)
+
+
+def watched_knobs() -> tuple[tuple[dict[str, object], str], ...]:
+    """Dicts of knobs, and names in them, that the active backend looks at on each launch besides the runtime's."""
+    return ((vars(triton.knobs.amd), "use_buffer_ops"),) if is_hip() else ()
+
+
+def hip_library() -> str:
+    """The path of the HIP library that Triton's driver has loaded."""
+    from triton.backends.amd import driver
+
+    return driver._get_path_to_hip_runtime_dylib()
 
 
 def takes_direct_launch(kernel: CompiledKernel) -> bool:

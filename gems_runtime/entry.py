@@ -213,7 +213,7 @@ class LibEntry(KernelInterface):
         count_compiles()
         read: list[Dims] = []
         result = self._run_stock(noted(grid, read), args, kwargs)
-        if read and is_dropped(read[-1]) and compat.drops_large_grids():
+        if read and is_dropped(read[-1]):
             refuse(read[-1])
         return result
 
@@ -245,7 +245,7 @@ class LibEntry(KernelInterface):
             self._remember(kernel, tier, trace(self._chain, args, kwargs), call, {**dict(zip(self.arg_names, args)), **kwargs})
             if self._launcher is not None:
                 self._launcher.teach({**call.values, **call.options}, args, kwargs)
-        if read and compat.drops_large_grids() and is_dropped(read[-1]):
+        if read and is_dropped(read[-1]):
             return self._launch_again(read[-1], grid, args, kwargs)
         return result
 
@@ -323,6 +323,7 @@ class LibEntry(KernelInterface):
             used_globals=used_globals,
             knobs_set=bool(compat.knob_values(triton.knobs.runtime)),
             tensor_flag=compat.tensor_flag(device.torch_device().type) or "",
+            bounded=compat.bounds_tensors(),
             has_devices=device.index_reader() is not None,
             tunes=bool(self._tuners),
             has_pre_hooks=self._chain.has_pre_hooks(),

@@ -16,6 +16,7 @@ from types import CodeType, FunctionType, NoneType
 import torch
 import triton
 
+from gems_runtime import compat
 from gems_runtime.errors import GridTooLarge
 
 Dims = tuple[int, int, int]
@@ -102,8 +103,13 @@ def noted(grid: Grid, seen: list[Dims]) -> Grid:
 
 
 def is_dropped(found: Dims) -> bool:
-    """True for more programs than an int32 counts. For numbers that a launcher has taken."""
-    return found[0] * found[1] * found[2] > LARGEST
+    """True for a grid that Triton's launcher has taken and launched nothing for, though it is not empty."""
+    programs = found[0] * found[1] * found[2]
+    if abs(programs) <= LARGEST:
+        return False
+    if compat.drops_even_grids():
+        return programs % 2**32 == 0
+    return compat.drops_large_grids() and programs > LARGEST
 
 
 def refuse(found: Dims) -> None:

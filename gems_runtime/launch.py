@@ -73,26 +73,23 @@ def call_pre_hook(sees: tuple[str, ...], entry: Entry, passed: dict[str, object]
 
 
 def launches_here() -> bool:
-    """True if the active driver's kernels are keyed as ours are; only NVIDIA's are, and one that only compiles is not.
-
-    AMD adds a bit for tensors under 2 GiB to its key; ends when the key has that bit.
-    """
+    """True if the active driver's kernels are keyed as ours are, NVIDIA's and AMD's; one that only compiles launches nothing."""
     driver = triton.runtime.driver.active
-    return not getattr(driver, "compile_only", False) and driver.get_current_target().backend == "cuda"
+    return not getattr(driver, "compile_only", False) and driver.get_current_target().backend in ("cuda", "hip")
 
 
 def global_checks(jit: JITFunction) -> dict[str, object] | None:
-    """Names for the launch text that watch the module constants a kernel was compiled with.
+    """Names for the launch text that watch the module constants, and the knobs, that a kernel was compiled with.
 
-    None if one of them has changed already, so that stock Triton raises its error. The launch function compares by
+    None if a constant has changed already, so that stock Triton raises its error. The launch function compares by
     identity: these are constants, so a new value is a new object.
     """
+    if any(scope.get(name) != value for (name, _), (value, scope) in jit.used_global_vals.items()):
+        return None
+    watched = [(scope, name) for (name, _), (_, scope) in jit.used_global_vals.items()]
     names: dict[str, object] = {}
-    for i, ((name, _), (value, scope)) in enumerate(jit.used_global_vals.items()):
-        now = scope.get(name)
-        if now != value:
-            return None
-        names |= {f"_globals_{i}": scope, f"_global_name_{i}": name, f"_global_{i}": now}
+    for i, (scope, name) in enumerate([*watched, *compat.watched_knobs()]):
+        names |= {f"_globals_{i}": scope, f"_global_name_{i}": name, f"_global_{i}": scope.get(name)}
     return names
 
 

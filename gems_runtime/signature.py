@@ -134,6 +134,7 @@ class Shape:
     used_globals: int = 0  # module constants whose change must raise stock Triton's error
     knobs_set: bool = False  # some runtime knob has been set, to a value that changes nothing
     tensor_flag: str = "is_cuda"
+    bounded: bool = False  # whether a tensor's storage is below 2 GiB chooses the kernel
     has_devices: bool = True  # False: the only device is 0
     tunes: bool = False  # an autotuner's best_config follows each launch
     has_pre_hooks: bool = False  # some config has a function to call before each launch
@@ -303,7 +304,10 @@ def make({", ".join(self.bound_names())}):
         self.guards.append(f"not {name}.{self.shape.tensor_flag}")
         self.body.append(f"_p_{name} = {name}.data_ptr()")
         self.pointers.append(f"_p_{name}")
-        self.key.append(f"{name}.dtype")
+        self.key += [f"{name}.dtype", *self._bound(name)]
+
+    def _bound(self, name: str) -> list[str]:
+        return [f"{name}.untyped_storage().size() <= {LARGEST}"] if self.shape.bounded else []
 
     def _descriptor(self, name: str) -> None:
         """Triton compiles by type and block; the launcher makes the map from the descriptor itself."""
@@ -322,7 +326,7 @@ def make({", ".join(self.bound_names())}):
     def _mixed(self, name: str, kinds: frozenset[str]) -> None:
         """An argument that has been of several kinds: an if-chain that sets pointer, value and key element."""
         keyed = name in self.shape.by_value
-        tensor = [f"_a_{name} = _p_{name} = {name}.data_ptr()", f"_k_{name} = {name}.dtype"]
+        tensor = [f"_a_{name} = _p_{name} = {name}.data_ptr()", f"_k_{name} = {', '.join([f'{name}.dtype', *self._bound(name)])}"]
         cases = {
             "T": (f"type({name}) is _Tensor and {name}.{self.shape.tensor_flag}", tensor),
             "P": (f"type({name}) is _Parameter and {name}.{self.shape.tensor_flag}", tensor),
@@ -386,10 +390,14 @@ def make({", ".join(self.bound_names())}):
 
     def _after(self) -> str:
         """Refuses a grid that the launcher has taken and dropped."""
-        if not compat.drops_large_grids():
-            return ""
         # One number above it is refused by the launcher itself.
-        return f"\n            if _dims != 1 and _g0 * _g1 * _g2 > {LARGEST}:\n                _refuse((_g0, _g1, _g2))"
+        if compat.drops_large_grids():
+            dropped = f"_g0 * _g1 * _g2 > {LARGEST}"
+        elif compat.drops_even_grids():
+            dropped = f"(_programs := _g0 * _g1 * _g2) and not _programs & {2 * LARGEST + 1}"
+        else:
+            return ""
+        return f"\n            if _dims != 1 and {dropped}:\n                _refuse((_g0, _g1, _g2))"
 
     def _grid(self) -> str:
         """Unpacks a tuple, finds a callable's remembered answer, or asks `_resolve`.

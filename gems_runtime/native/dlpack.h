@@ -21,7 +21,7 @@ typedef struct Exchange {
     int (*current_stream)(int32_t device_type, int32_t device_id, void **out);
 } Exchange;
 
-enum { DL_CUDA = 2, DL_INT = 0, DL_UINT = 1 };
+enum { DL_CPU = 1, DL_CUDA = 2, DL_INT = 0, DL_UINT = 1 };
 
 // The part of version 1 in torch's capsule; NULL with ValueError if there is none that lends tensors.
 static Exchange *dlpack_exchange(PyObject *capsule) {

@@ -17,7 +17,7 @@
 #include "dlpack.h"
 
 // Changes with what the Python side passes and expects.
-#define INTERFACE 2
+#define INTERFACE 3
 #ifndef SOURCE_HASH
 #define SOURCE_HASH ""
 #endif
@@ -56,6 +56,11 @@ typedef int (*LaunchKernel)(const Config *, void *function, void **params, void 
 typedef int (*ErrorString)(int, const char **);
 typedef int (*ContextDevice)(int *);
 
+// HIP's.
+typedef int (*LaunchHip)(void *function, uint32_t grid_x, uint32_t grid_y, uint32_t grid_z, uint32_t block_x, uint32_t block_y, uint32_t block_z,
+                         uint32_t shared, void *stream, void **params, void **extra);
+typedef const char *(*ErrorStringHip)(int);
+
 // ---- What the module is told once.
 
 static PyTypeObject *tensor_type, *parameter_type, *dtype_type, *jit_type, *descriptor_type;
@@ -63,7 +68,7 @@ static PyTypeObject *tensor_type, *parameter_type, *dtype_type, *jit_type, *desc
 static int descriptors_round;
 static Exchange *exchange;
 static PyObject *interned, *str_current, *str_instrumentation, *str_best_config, *str_dtype, *zero;
-static PyObject *str_base, *str_shape, *str_strides, *str_block_shape, *str_padding, *str_round, *str_pre_hook;
+static PyObject *str_base, *str_shape, *str_strides, *str_block_shape, *str_padding, *str_round, *str_pre_hook, *str_untyped_storage, *str_size;
 
 // ---- Types
 
@@ -73,6 +78,7 @@ enum { INT_ONE, INT_32, INT_64, INT_U64 };
 #define INT_CLASS(word) ((word) >> 8 & 3)
 #define DIVISIBLE ((uint64_t)1 << 10)
 #define ALIGNED ((uint64_t)1 << 8)
+#define BOUNDED ((uint64_t)1 << 9)
 #define BY_DEFAULT ((uint64_t)1 << 12)
 
 // What the plan says of a slot.
@@ -146,7 +152,10 @@ typedef struct {
 
 typedef struct {
     PyObject_HEAD
-    int slot_count, named_count, positional, param_count, is_cuda, device_type;
+    int slot_count, named_count, positional, param_count, device_type;
+    int is_cuda;  // device and stream are torch's own on CUDA
+    int is_hip;   // the driver's functions are HIP's
+    int bounded;  // whether a tensor's storage is below 2 GiB chooses the kernel
     uint8_t flags[MAX_SLOTS];
     PyObject *names, *defaults;          // one per slot
     PyObject *params;                    // all parameters of the kernel by name, for callable grids
@@ -155,8 +164,7 @@ typedef struct {
     PyObject *current_device, *stream, *tuner, *exact, *answer, *encode;
     PyObject *before;  // what calls a config's pre_hook; None where no config has one
     PyObject *live;    // (name, heuristic) pairs to evaluate on each call, because they read tensors
-    LaunchKernel launch;
-    ErrorString error_string;
+    void (*launch)(void), (*error_string)(void);  // CUDA's or HIP's
     ContextDevice context_device;
     Keywords keywords[4];
     int next_keywords;
@@ -242,6 +250,15 @@ static inline uint64_t int_word(PyObject *value, uint64_t *raw) {
     return INT | (uint64_t)INT_U64 << 8 | (wide % 16 ? 0 : DIVISIBLE);
 }
 
+// Whether the memory that a tensor lies in is below 2 GiB, as Triton asks for AMD; -1 with an exception set.
+static int is_bounded(PyObject *tensor) {
+    PyObject *storage = PyObject_CallMethodNoArgs(tensor, str_untyped_storage);
+    PyObject *size = storage ? PyObject_CallMethodNoArgs(storage, str_size) : NULL;
+    long long bytes = size ? PyLong_AsLongLong(size) : -1;
+    Py_XDECREF(storage), Py_XDECREF(size);
+    return bytes < 0 ? -1 : bytes <= INT32_MAX;
+}
+
 // A tensor of the plan's device with memory of its own; 0 if it is anything else.
 static inline int add_tensor(const Plan *plan, Call *call, int slot, PyObject *value) {
     DLTensor t;
@@ -250,7 +267,7 @@ static inline int add_tensor(const Plan *plan, Call *call, int slot, PyObject *v
         PyErr_Clear();
         return 0;
     }
-    if (t.device_type != plan->device_type || (plan->is_cuda && t.device_id != call->device)) return 0;
+    if (t.device_type != plan->device_type || (t.device_type != DL_CPU && t.device_id != call->device)) return 0;
     if (!t.data) {
         // Without elements it has no address; with elements it is one of torch's wrappers.
         int empty = 0;
@@ -259,6 +276,14 @@ static inline int add_tensor(const Plan *plan, Call *call, int slot, PyObject *v
     }
     uint64_t address = t.data ? (uint64_t)(uintptr_t)t.data + t.byte_offset : 0;
     uint64_t word = TENSOR | (address % 16 ? 0 : ALIGNED) | (uint64_t)t.code << 16 | (uint64_t)t.bits << 24 | (uint64_t)t.lanes << 32;
+    if (plan->bounded) {
+        int bounded = is_bounded(value);
+        if (bounded < 0) {
+            PyErr_Clear();
+            return 0;
+        }
+        word |= bounded ? BOUNDED : 0;
+    }
     call->raw[slot] = address;
     call->kind_words[slot] = call->words[call->n++] = word;
     if (t.bits == 8 && (t.code == DL_INT || t.code == DL_UINT)) {
@@ -883,7 +908,9 @@ static inline int guards_hold(const Plan *plan) {
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(plan->globals); i++) {
         PyObject *watched = PyTuple_GET_ITEM(plan->globals, i);
         PyObject *now = PyDict_GetItemWithError(PyTuple_GET_ITEM(watched, 0), PyTuple_GET_ITEM(watched, 1));
-        if (now != PyTuple_GET_ITEM(watched, 2)) return 0;
+        PyObject *then = PyTuple_GET_ITEM(watched, 2);
+        // A name that was not there is watched as None.
+        if (now != then && (now || then != Py_None)) return 0;
     }
     return 1;
 }
@@ -921,9 +948,20 @@ static inline int read_stream(const Plan *plan, int device, void **stream) {
 
 static PyObject *raise_driver_error(const Plan *plan, int code) {
     const char *text = NULL;
-    plan->error_string(code, &text);
-    PyErr_Format(PyExc_RuntimeError, "Triton Error [CUDA]: %s", text ? text : "unknown error");
-    return NULL;
+    if (plan->is_hip) {
+        text = ((ErrorStringHip)plan->error_string)(code);
+        // As Triton's launcher spells it.
+        return PyErr_Format(PyExc_RuntimeError, "Triton Error [HIP]:  Code: %d, Messsage: %s", code, text ? text : "unknown error");
+    }
+    ((ErrorString)plan->error_string)(code, &text);
+    return PyErr_Format(PyExc_RuntimeError, "Triton Error [CUDA]: %s", text ? text : "unknown error");
+}
+
+// What HIP answers. Stock Triton asks for the product not to be zero: one number below zero is for HIP to refuse.
+static int launch_hip(const Plan *plan, const Entry *entry, const int64_t *dims, void *stream, void **params) {
+    if (!dims[0] || !dims[1] || !dims[2] || (dims[0] < 0) + (dims[1] < 0) + (dims[2] < 0) == 2) return 0;
+    return ((LaunchHip)plan->launch)(entry->function, (uint32_t)dims[0], (uint32_t)dims[1], (uint32_t)dims[2], entry->threads, 1, 1, entry->shared, stream,
+                                     params, NULL);
 }
 
 // Launch an entry: the kernel, or NULL with an exception set.
@@ -950,6 +988,10 @@ static PyObject *launch_entry(const Plan *plan, Entry *entry, const Call *call, 
         params[n++] = &storage[words++];
     }
     for (int i = 0; i < 2; i++) storage[words] = 0, params[n++] = &storage[words++];
+    if (plan->is_hip) {
+        int code = launch_hip(plan, entry, dims, stream, params);
+        return code ? raise_driver_error(plan, code) : Py_NewRef(entry->kernel);
+    }
     // Stock Triton asks for the product to be above zero, in 32 bits: it drops (65535, 65535) and launches (-1, -1).
     if (dims[0] > 0 && dims[1] > 0 && dims[2] > 0) {
         Config config = {
@@ -960,7 +1002,7 @@ static PyObject *launch_entry(const Plan *plan, Entry *entry, const Call *call, 
             .attributes = entry->attributes,
             .attribute_count = entry->attribute_count,
         };
-        int code = plan->launch(&config, entry->function, params, NULL);
+        int code = ((LaunchKernel)plan->launch)(&config, entry->function, params, NULL);
         if (code) return raise_driver_error(plan, code);
     }
     return Py_NewRef(entry->kernel);
@@ -1106,17 +1148,17 @@ static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
     PyObject *globals, *current_device, *stream, *tuner, *exact, *answer, *encode, *before, *live;
     const char *flags;
     Py_ssize_t flag_count;
-    int named_count, positional, is_cuda, device_type;
+    int named_count, positional, is_cuda, is_hip, bounded, device_type;
     unsigned int limit;
     unsigned long long functions[3];
     static char *keywords[] = {"names", "flags", "defaults", "named_count", "positional", "params", "param_slots", "runtime", "runtime_seen", "compilation",
                                "hooks", "settings", "settings_seen", "globals", "current_device", "stream", "tuner", "exact", "answer",
-                               "encode", "before", "live", "is_cuda", "device_type", "limit", "driver", NULL};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!y#O!iiO!O!O!OO!O!O!OO!OOOOOOOO!piI(KKK)", keywords, &PyTuple_Type, &names, &flags, &flag_count,
+                               "encode", "before", "live", "is_cuda", "is_hip", "bounded", "device_type", "limit", "driver", NULL};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!y#O!iiO!O!O!OO!O!O!OO!OOOOOOOO!pppiI(KKK)", keywords, &PyTuple_Type, &names, &flags, &flag_count,
                                      &PyTuple_Type, &defaults, &named_count, &positional, &PyTuple_Type, &params, &PyTuple_Type, &param_slots,
                                      &PyDict_Type, &runtime, &runtime_seen, &PyDict_Type, &compilation, &PyTuple_Type, &hooks,
                                      &PyDict_Type, &settings, &settings_seen, &PyTuple_Type, &globals, &current_device, &stream, &tuner,
-                                     &exact, &answer, &encode, &before, &PyTuple_Type, &live, &is_cuda, &device_type, &limit, &functions[0], &functions[1], &functions[2]))
+                                     &exact, &answer, &encode, &before, &PyTuple_Type, &live, &is_cuda, &is_hip, &bounded, &device_type, &limit, &functions[0], &functions[1], &functions[2]))
         return NULL;
     Py_ssize_t n = PyTuple_GET_SIZE(names), param_count = PyTuple_GET_SIZE(params);
     if (n > MAX_SLOTS || param_count > 2 * MAX_SLOTS || flag_count != n || PyTuple_GET_SIZE(defaults) != n || positional > n || named_count > n ||
@@ -1128,10 +1170,10 @@ static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
     Plan *self = (Plan *)type->tp_alloc(type, 0);
     if (!self) return NULL;
     self->slot_count = (int)n, self->named_count = named_count, self->positional = positional, self->param_count = (int)param_count;
-    self->is_cuda = is_cuda, self->device_type = device_type, self->limit = limit;
+    self->is_cuda = is_cuda, self->is_hip = is_hip, self->bounded = bounded, self->device_type = device_type, self->limit = limit;
     memcpy(self->flags, flags, n);
-    self->launch = (LaunchKernel)(uintptr_t)functions[0];
-    self->error_string = (ErrorString)(uintptr_t)functions[1];
+    self->launch = (void (*)(void))(uintptr_t)functions[0];
+    self->error_string = (void (*)(void))(uintptr_t)functions[1];
     self->context_device = (ContextDevice)(uintptr_t)functions[2];
     self->names = Py_NewRef(names), self->defaults = Py_NewRef(defaults), self->params = Py_NewRef(params);
     self->runtime = Py_NewRef(runtime), self->compilation = Py_NewRef(compilation), self->settings = Py_NewRef(settings);
@@ -1433,6 +1475,8 @@ PyMODINIT_FUNC PyInit__launch(void) {
     str_padding = PyUnicode_InternFromString("padding");
     str_round = PyUnicode_InternFromString("round_f32_to_tf32");
     str_pre_hook = PyUnicode_InternFromString("pre_hook");
+    str_untyped_storage = PyUnicode_InternFromString("untyped_storage");
+    str_size = PyUnicode_InternFromString("size");
     zero = PyLong_FromLong(0);
     interned = PyDict_New();
     // Only for want of memory does one of them fail.

@@ -20,7 +20,7 @@ from gems_runtime.native.selftest import fault_of
 
 _log = logging.getLogger(__name__)
 # The number that launch.c has for what the two sides pass each other.
-_INTERFACE = 2
+_INTERFACE = 3
 
 
 @dataclass(frozen=True)

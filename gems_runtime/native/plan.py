@@ -8,17 +8,18 @@ import os
 import sys
 from types import ModuleType
 
+import torch
 import triton
 
 from gems_runtime import compat, device
 from gems_runtime.grid import answer
-from gems_runtime.launch import Entry, call_pre_hook
+from gems_runtime.launch import Entry, call_pre_hook, launches_here
 from gems_runtime.signature import UNSET, Shape
 
 # The flags of a slot in launch.c: in the key by type and value; by class and value; may be left out.
 CONSTANT, BY_VALUE, OPTIONAL = 1, 2, 4
 # DLPack's numbers.
-DEVICE_TYPES = {"cpu": 1, "cuda": 2}
+DEVICE_TYPES = {"cpu": 1, "cuda": 10 if torch.version.hip else 2}
 _MAX_SLOTS = 128
 # Above it Triton 3.8's launcher sets an attribute of its own.
 _MAX_SHARED = 228 * 1024
@@ -32,7 +33,7 @@ def plan_of(module: ModuleType, shape: Shape, bound: Values, limit: int) -> obje
     """The plan for calls of this shape, `bound` being what its launch text is bound to; None if the Python path must see each."""
     slots = slot_names(shape)
     place = device.torch_device().type
-    if len(slots) + len(shape.live) > _MAX_SLOTS or place not in DEVICE_TYPES or triton.runtime.driver.active.get_current_target().backend != "cuda":
+    if len(slots) + len(shape.live) > _MAX_SLOTS or place not in DEVICE_TYPES or not launches_here():
         return None
     params = {p.name: p for p in shape.params}
     flags = [_flags(shape, name) for name in slots]
@@ -59,10 +60,12 @@ def plan_of(module: ModuleType, shape: Shape, bound: Values, limit: int) -> obje
         encode=compat.encoded_map,
         before=functools.partial(call_pre_hook, shape.hook_sees) if shape.has_pre_hooks else None,
         live=tuple((name, bound["_heuristics"][name]) for name in shape.live),
-        is_cuda=place == "cuda" and device.is_torchs(),
+        is_cuda=place == "cuda" and device.is_torchs() and not compat.is_hip(),
+        is_hip=compat.is_hip(),
+        bounded=shape.bounded,
         device_type=DEVICE_TYPES[place],
         limit=limit,
-        driver=_driver(triton.knobs.nvidia.libcuda_path),
+        driver=_hip_driver(compat.hip_library()) if compat.is_hip() else _driver(triton.knobs.nvidia.libcuda_path),
     )
 
 
@@ -76,14 +79,17 @@ def launch_of(shape: Shape, record: Entry) -> tuple[object, ...] | bool:
         return False
     if any(ty.startswith("tensordesc") for ty in kernel.src.signature.values()) and not compat.encodes_maps(kernel):
         return False
+    run = kernel.run
+    # HIP has functions of their own for them.
+    if compat.is_hip() and (clusters > 1 or run.launch_cooperative_grid):
+        return False
     if clusters > _PORTABLE_CLUSTER:
         # Triton's launcher says so at each launch; a function remembers it.
         _library(triton.knobs.nvidia.libcuda_path).cuFuncSetAttribute(ctypes.c_void_p(kernel.function), _ALLOW_CLUSTER, 1)
     slots = {name: i for i, name in enumerate(slot_names(shape))}
     arguments = tuple((slots[name], ty) for name, ty in kernel.src.signature.items() if ty != "constexpr")
-    run = kernel.run
-    attributes = run.launch_cooperative_grid, run.launch_pdl
-    return kernel, kernel.function, 32 * warps, shared, clusters, *attributes, arguments, record.config, record.supplied, record
+    attributes = run.launch_cooperative_grid, getattr(run, "launch_pdl", False)
+    return kernel, kernel.function, kernel.metadata.target.warp_size * warps, shared, clusters, *attributes, arguments, record.config, record.supplied, record
 
 
 def slot_names(shape: Shape) -> tuple[str, ...]:
@@ -109,5 +115,14 @@ def _library(folder: str | None) -> ctypes.CDLL:
 @functools.cache
 def _driver(folder: str | None) -> tuple[int, ...]:
     """Addresses of the driver's functions."""
-    names = ("cuLaunchKernelEx", "cuGetErrorString", "cuCtxGetDevice")
-    return tuple(ctypes.cast(getattr(_library(folder), name), ctypes.c_void_p).value for name in names)
+    return _addresses(_library(folder), "cuLaunchKernelEx", "cuGetErrorString", "cuCtxGetDevice")
+
+
+@functools.cache
+def _hip_driver(path: str) -> tuple[int, ...]:
+    """The same of HIP's."""
+    return _addresses(ctypes.CDLL(path), "hipModuleLaunchKernel", "hipGetErrorString", "hipGetDevice")
+
+
+def _addresses(library: ctypes.CDLL, *names: str) -> tuple[int, ...]:
+    return tuple(ctypes.cast(getattr(library, name), ctypes.c_void_p).value for name in names)

@@ -100,6 +100,8 @@ def _plan(module: ModuleType, launch: int) -> object:
         before=None,
         live=(),
         is_cuda=False,
+        is_hip=False,
+        bounded=False,
         device_type=DEVICE_TYPES["cpu"],
         limit=8,
         driver=(launch, 0, 0),

@@ -11,6 +11,7 @@ import triton
 
 from gems_runtime import entry, settings
 from tools import fake_cuda as stand_in
+from tools import fake_hip as hip_stand_in
 
 
 @pytest.fixture(autouse=True)
@@ -26,6 +27,16 @@ def triton_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with triton.knobs.cache.scope():
         triton.knobs.cache.dir = str(tmp_path_factory.mktemp("triton"))
         yield
+
+
+@pytest.fixture
+def fake_hip(triton_cache: None) -> Iterator[hip_stand_in.FakeHip]:
+    """The same for an AMD GPU."""
+    if torch.cuda.is_available():
+        pytest.skip("the stand-in for HIP cannot be loaded beside a real driver")
+    with hip_stand_in.active() as fake:
+        assert entry.trial_fault() == ""
+        yield fake
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from triton.runtime.autotuner import Autotuner
 from triton.runtime.jit import KernelInterface
 
 from gems_runtime import LibEntry, compat, native_status, settings
-from tools.fake_cuda import FakeCuda, Launch
+from tools.fake_cuda import FakeDriver, Launch
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,11 @@ def names() -> list[str]:
 class Comparison:
     """A family's kernel, once as stock Triton launches it and once for each tier."""
 
-    def __init__(self, fake: FakeCuda, family: Family) -> None:
+    def __init__(self, fake: FakeDriver, family: Family) -> None:
         self._fake, self._stream, self._device = fake, 0, 0
         driver = triton.runtime.driver.active
         driver.get_current_stream = lambda device: self._stream
-        driver.get_current_device = lambda: self._device
+        driver.get_current_device = lambda: fake.first_device + self._device
         self._stock = family.make()
         self._jit = self._stock
         while not isinstance(self._jit, triton.JITFunction):

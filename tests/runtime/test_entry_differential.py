@@ -9,16 +9,19 @@ are made by `pytest --full tests/runtime/test_entry_differential.py`, and on eac
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import launch_calls
 import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from launch_families import FAMILIES, Family
 from launch_tiers import Comparison
 
-from tools.fake_cuda import FakeCuda
+from tools.fake_cuda import FakeCuda, FakeDriver
+from tools.fake_hip import FakeHip
 
 # Calls for each specialisation, and specialisations of each family.
-QUICK, FULL = (4, 16), (10, 999)
+QUICK, QUICK_AMD, FULL = (4, 16), (4, 8), (10, 999)
 
 
 def _count(family: Family, each: int, most: int) -> int:
@@ -31,8 +34,18 @@ def test_all_calls_are_more_than_5000() -> None:
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_every_tier_launches_what_stock_triton_launches(family: Family, fake_cuda: FakeCuda, request: pytest.FixtureRequest) -> None:
-    each, most = FULL if request.config.getoption("full") else QUICK
-    comparison, count = Comparison(fake_cuda, family), _count(family, each, most)
+    _compare(fake_cuda, family, *(FULL if request.config.getoption("full") else QUICK))
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_and_so_on_amd(family: Family, fake_hip: FakeHip, request: pytest.FixtureRequest) -> None:
+    # Cooperative launches are left to tier P there.
+    is_fast = family.fast and family.name != "stored"
+    _compare(fake_hip, replace(family, fast=is_fast), *(FULL if request.config.getoption("full") else QUICK_AMD))
+
+
+def _compare(fake: FakeDriver, family: Family, each: int, most: int) -> None:
+    comparison, count = Comparison(fake, family), _count(family, each, most)
 
     # Each combination of classes twice: a kernel's launch function is another one once it has met all of them.
     for i, combination in enumerate(family.combinations()[:most] * 2):

@@ -25,7 +25,9 @@ _SOURCE = Path(__file__).with_name("fake_cuda.c")
 _MAX_PARAMS, _MAX_BYTES, _MAX_ATTRIBUTES = 256, 4096, 6
 
 
-class _Launch(ctypes.Structure):
+class RawLaunch(ctypes.Structure):
+    """A launch as the stand-ins keep it."""
+
     _fields_ = [
         ("function", ctypes.c_uint64),
         ("stream", ctypes.c_uint64),
@@ -53,30 +55,36 @@ class Launch:
     params: tuple[int | bytes, ...]  # scalars and pointers as unsigned numbers, tensor maps as bytes
 
 
-@cache
-def library_path() -> Path:
-    """The built stand-in, compiled once per version of its source."""
-    name = hashlib.sha256(_SOURCE.read_bytes()).hexdigest()[:16]
-    folder = Path(tempfile.gettempdir()) / f"gems-fake-cuda-{os.getuid()}" / name
+def built(source: Path, soname: str, *flags: str) -> Path:
+    """A stand-in as a shared library, compiled once per version of its source."""
+    name = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
+    folder = Path(tempfile.gettempdir()) / f"gems-{source.stem.replace('_', '-')}-{os.getuid()}" / name
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    library = folder / "libcuda.so.1"
+    library = folder / soname
     if not library.exists():
         part = folder / f"part.{os.getpid()}"
-        flags = ["-O2", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1"]
-        subprocess.run(["gcc", *flags, str(_SOURCE), "-o", str(part)], check=True)
+        subprocess.run(["gcc", "-O2", "-shared", "-fPIC", f"-Wl,-soname,{soname}", *flags, str(source), "-o", str(part)], check=True)
         part.replace(library)
     return library
 
 
-class FakeCuda:
-    """The stand-in library: counts launches and knows each thread's last one."""
+@cache
+def library_path() -> Path:
+    """The built stand-in for libcuda."""
+    return built(_SOURCE, "libcuda.so.1")
 
-    def __init__(self) -> None:
+
+class FakeDriver:
+    """A stand-in library: counts launches and knows each thread's last one."""
+
+    first_device = 0  # Triton keeps compiled kernels by the device's number: each backend has its own
+
+    def __init__(self, path: Path) -> None:
         # PyDLL holds the GIL, so that asking between launches does not make threads take turns.
-        self.library = ctypes.PyDLL(str(library_path()), mode=ctypes.RTLD_GLOBAL)
+        self.library = ctypes.PyDLL(str(path), mode=ctypes.RTLD_GLOBAL)
         for name in ("fake_launch_count", "fake_pointer_queries", "fake_map_count", "fake_last_param"):
             getattr(self.library, name).restype = ctypes.c_uint64
-        self.library.fake_last.restype = ctypes.POINTER(_Launch)
+        self.library.fake_last.restype = ctypes.POINTER(RawLaunch)
         self.last_param: Callable[[int], int] = self.library.fake_last_param
         self.library.fake_record(True)
 
@@ -114,7 +122,14 @@ class FakeCuda:
         self.library.fake_fail_next(code)
 
 
-def _params(raw: _Launch) -> Iterator[int | bytes]:
+class FakeCuda(FakeDriver):
+    """The stand-in for libcuda."""
+
+    def __init__(self) -> None:
+        super().__init__(library_path())
+
+
+def _params(raw: RawLaunch) -> Iterator[int | bytes]:
     data, at = bytes(raw.params), 0
     for size in raw.sizes[: raw.param_count]:
         value = data[at : at + size]
@@ -127,7 +142,7 @@ def _driver_class() -> type:
     # Importing the driver module looks libcuda up, so the path must be set before.
     from triton.backends.nvidia.driver import CudaDriver, CudaLauncher, CudaUtils
 
-    class FakeDriver(CudaDriver):
+    class FakeCudaDriver(CudaDriver):
         """Triton's CUDA driver on the stand-in. `stream` and `device` are what a test sets them to."""
 
         def __init__(self) -> None:
@@ -152,7 +167,7 @@ def _driver_class() -> type:
         def get_active_torch_device(self) -> torch.device:
             return torch.device("cpu")
 
-    return FakeDriver
+    return FakeCudaDriver
 
 
 @contextlib.contextmanager
