@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -204,7 +205,12 @@ raise SystemExit(130)
 def test_ctrl_c_ends_the_program_and_what_it_called_is_warmed(mine: Path, no_gpu: None, capfd: pytest.CaptureFixture[str]) -> None:
     listed(mine, 16)
     (mine / "server.py").write_text(SERVER)
-    code, answer, err = run(capfd, "--run", f"{sys.executable} server.py")
+    # A shell starts what runs in its background with Ctrl-C ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        code, answer, err = run(capfd, "--run", f"{sys.executable} server.py")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert code == 0 and answer["calls"] == 1 and "made 1 calls" in err
 
 
