@@ -339,7 +339,7 @@ class LibEntry(KernelInterface):
         source = writer.text()
         module = native.module()
         plan = module and native.plan_of(module, shape, bound, TABLE_LIMIT)
-        return Text(shape, source, compile_text(source, self.__name__, bound), table, plan)
+        return Text(shape, source, compile_text(source, bound), table, plan)
 
     def _bound(self, table: dict[tuple, tuple], shape: Shape) -> Values:
         """What the names of the generated text stand for."""

@@ -1,4 +1,4 @@
-"""tools/bench: launch | ops | peers | store | models. Each prints a table and, with --json FILE, writes its rows."""
+"""tools/bench: launch | first | ops | peers | store | models. Each prints a table and, with --json FILE, writes its rows."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 
 SUBCOMMANDS = {
     "launch": "host time of one kernel launch, beside a C loop of the driver's own call",
+    "first": "the first call of an operator in a process, cold and compiled before",
     "ops": "every operator against ATen, GPU and host time",
     "peers": "row operators beside ATen and Liger, forward and backward",
     "store": "import, first call, disk hits with many entries, a second process",
