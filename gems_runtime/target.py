@@ -42,11 +42,11 @@ class CompileOnlyDriver(DriverBase):
 
     compile_only = True
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, before: DriverBase | None = None) -> None:
         super().__init__()
         self._target = parse_target(target)
         self._number = _numbers.setdefault(target, -1 - len(_numbers))
-        self.utils = _NoDevice(target)
+        self.utils = _NoDevice(target, before)
         self.launcher_cls = _NoLauncher
 
     @classmethod
@@ -78,7 +78,8 @@ class CompileOnlyDriver(DriverBase):
 class _NoDevice:
     """What Triton asks of a device's driver library."""
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, before: DriverBase | None) -> None:
+        self._before = before  # the driver that is active otherwise
         fallback = _SHARED_BYTES_HIP if target.startswith("hip") else _SHARED_BYTES_UNKNOWN
         self._shared = _SHARED_BYTES.get(target, fallback)
 
@@ -87,6 +88,11 @@ class _NoDevice:
 
     def load_binary(self, name: str, binary: bytes, shared: int, device: int) -> tuple[None, int, int, int, int]:
         return None, 0, 0, 0, 1024
+
+    def unload_module(self, module: int) -> None:
+        """Triton asks it of the active driver since 3.8, when a kernel is collected: one that another driver has loaded."""
+        if self._before is not None:
+            self._before.utils.unload_module(module)
 
 
 class _NoLauncher:
@@ -112,7 +118,7 @@ def compiling_for(target: str) -> Iterator[CompileOnlyDriver]:
     """
     drivers = triton.runtime.driver
     before = drivers._active
-    driver = CompileOnlyDriver(target)
+    driver = CompileOnlyDriver(target, before)
     drivers.set_active(driver)
     clear_all()
     try:

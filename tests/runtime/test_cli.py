@@ -59,7 +59,9 @@ def test_a_second_identical_warm_compiles_nothing(tmp_path: Path) -> None:
     assert second.stdout.startswith("1 calls, 0 tuned, 0 benchmarks, 0 compiles, 3 already compiled, 0 store hits, ")
     assert first.returncode == second.returncode == 0
     if not torch.cuda.is_available():
-        assert first.stderr == "gems-cache: no GPU here: compiling for cuda:90, tuning nothing\n"
+        # Triton 3.9 adds a warning of its own.
+        said = [line for line in first.stderr.splitlines() if line.startswith("gems-cache:")]
+        assert said == ["gems-cache: no GPU here: compiling for cuda:90, tuning nothing"]
     assert list((tmp_path / "triton").rglob("*.cubin"))
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import threading
+import weakref
 
 import launch_zoo as zoo
 import pytest
@@ -14,7 +16,7 @@ import triton.language as tl
 from launch_tiers import Tier
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from gems_runtime import LibEntry, device, native_status
+from gems_runtime import LibEntry, device, native_status, target
 from gems_runtime.native import loading
 from tools.fake_cuda import FakeCuda
 
@@ -81,6 +83,19 @@ def test_an_entry_keeps_its_kernel_when_triton_forgets_it(warm: Tier, fake_cuda:
     zoo.plain.device_caches.clear()
     gc.collect()
     assert served(warm, X, X, 17, 32, BLOCK=64) == warm.name
+
+
+def test_a_kernel_may_be_collected_while_kernels_are_compiled_for_a_target(fake_cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton, from 3.8 on, asks the driver that is active then to unload what another has loaded."""
+    ignored: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", ignored.append)
+    kernel = zoo.plain[(1,)](X, X, 17, 32, BLOCK=64)
+    seen = weakref.ref(kernel)
+    with target.compiling_for("cuda:90"):
+        zoo.plain.device_caches.clear()
+        del kernel
+        gc.collect()
+    assert seen() is None and not ignored
 
 
 def test_a_warm_call_in_a_graph_capture_does_nothing_but_launch(warm: Tier, monkeypatch: pytest.MonkeyPatch) -> None:
