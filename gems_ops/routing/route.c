@@ -286,12 +286,14 @@ static int ask(Router *self, PyObject **values, uint64_t hash, const Key *key, P
 
 // Call with the arguments as they came.
 static PyObject *pass_on(Router *self, PyObject *callable, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
-    if (!self->keyset) return PyObject_Vectorcall(callable, args, nargs, kwnames);
     PyObject *with_keyset[MAX_SLOTS + 1] = {self->keyset};
     Py_ssize_t n = nargs + (kwnames ? PyTuple_GET_SIZE(kwnames) : 0);
     if (n > MAX_SLOTS) return PyErr_Format(PyExc_TypeError, "%zd arguments, at most %d are taken", n, MAX_SLOTS);
-    memcpy(with_keyset + 1, args, n * sizeof *args);
-    return PyObject_Vectorcall(callable, with_keyset, nargs + 1, kwnames);
+    if (self->keyset) memcpy(with_keyset + 1, args, n * sizeof *args), args = with_keyset, nargs++;
+    Py_INCREF(callable);  // a fallback may put another in its place
+    PyObject *result = PyObject_Vectorcall(callable, args, nargs, kwnames);
+    Py_DECREF(callable);
+    return result;
 }
 
 static PyObject *route(PyObject *object, PyObject *const *args, size_t nargsf, PyObject *kwnames) {
@@ -383,6 +385,7 @@ static void router_dealloc(Router *self) {
 
 static PyMemberDef router_members[] = {
     {"decisions", T_UINT, offsetof(Router, count), READONLY, "How many signatures it knows."},
+    {"fallback", T_OBJECT_EX, offsetof(Router, fallback), 0, "What takes the calls that it cannot read."},
     {NULL},
 };
 static PyTypeObject RouterType = {

@@ -134,3 +134,18 @@ def test_the_table_starts_over_at_its_limit() -> None:
     for index in range(routing.TABLE_LIMIT + 10):
         route.router(X, 0, index)
     assert route.router.decisions == 10
+
+
+def test_a_fallback_may_put_another_in_its_place() -> None:
+    route, seen = Recorder(ADD), []
+
+    def late(*args: object) -> str:
+        seen.append("late")
+        route.router.fallback = lambda *args: seen.append("written") or "written"
+        return route.router.fallback(*args)
+
+    route.router.fallback = late
+    del late
+    for _ in range(2):
+        assert route.router(object(), X) == "written"
+    assert seen == ["late", "written", "written"]
