@@ -287,7 +287,8 @@ def make({", ".join(self.bound_names())}):
         if kinds == {"U"}:
             self.guards.append(f"{name} is not _unset")
             return
-        if "U" in kinds:
+        left_out = "U" in kinds
+        if left_out:
             self.body += [f"if {name} is _unset:", f"    {name} = _default_{name}"]
             kinds = kinds - {"U"} | {kind_of(param.default, False)}
         if kinds <= _TENSORS:
@@ -295,7 +296,7 @@ def make({", ".join(self.bound_names())}):
         elif kinds == {"M"}:
             self._descriptor(name)
         elif len(kinds) == 1:
-            self._scalar(name, next(iter(kinds)))
+            self._scalar(name, next(iter(kinds)), left_out)
         else:
             self._mixed(name, kinds)
 
@@ -316,9 +317,10 @@ def make({", ".join(self.bound_names())}):
         self.guards.append(f"type({name}.base) is not _Tensor or not {name}.base.{self.shape.tensor_flag}")
         self.key += [f"{name}.base.dtype", f"tuple({name}.block_shape)"]
 
-    def _scalar(self, name: str, kind: str) -> None:
+    def _scalar(self, name: str, kind: str, left_out: bool) -> None:
         guard = {"I": f"type({name}) is not int", "F": f"type({name}) is not float", "B": f"type({name}) is not bool"}
-        self.guards.append(guard.get(kind, f"{name} is not None"))
+        # Guards come before defaults take their places.
+        self.guards.append(f"{name} is not _unset and " * left_out + guard.get(kind, f"{name} is not None"))
         if name in self.shape.by_value and kind != "N":
             self.key.append(name)
         elif kind == "I":

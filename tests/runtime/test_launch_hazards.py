@@ -85,6 +85,25 @@ def test_an_entry_keeps_its_kernel_when_triton_forgets_it(warm: Tier, fake_cuda:
     assert served(warm, X, X, 17, 32, BLOCK=64) == warm.name
 
 
+@triton.jit
+def _with_defaults(x_ptr, n=16, scale=2.5, flag=False, MODE: tl.constexpr = "a"):
+    pass
+
+
+@pytest.mark.parametrize("tier", ["N", "P"])
+def test_what_is_sometimes_left_to_its_default_is_served_either_way(fake_cuda: FakeCuda, tier: str) -> None:
+    ours = Tier(tier, _with_defaults)
+    calls = [{}, {"n": 32}, {"scale": 1.5}, {"flag": True}, {"n": 48, "scale": 0.5, "flag": False}, {"MODE": "b"}]
+    with ours.alone():
+        for _ in range(3):
+            for kwargs in calls:
+                zoo.assert_launches_as_stock(fake_cuda, ours.entry, (1,), (X,), kwargs, tier=tier)
+        before = ours.entry.stats()["miss"]
+        for kwargs in calls:
+            assert served(ours, X, **kwargs) == tier
+    assert ours.entry.stats()["miss"] == before
+
+
 def test_a_kernel_may_be_collected_while_kernels_are_compiled_for_a_target(fake_cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
     """Triton, from 3.8 on, asks the driver that is active then to unload what another has loaded."""
     ignored: list[object] = []
