@@ -71,7 +71,7 @@ def constant_pad_nd(self: Tensor, pad: list[int], value: bool | int | float = 0,
     return _plan_padding(plan, self, pad, Rule.INSIDE, suggested_format(self), out, Code("bits"))
 
 
-def _limits(rule: Rule, self: Tensor, dims: int, padding: list[int]) -> None:
+def refuse_limits(rule: Rule, self: Tensor, dims: int, padding: list[int]) -> None:
     """Decline what ATen refuses."""
     if self.dim() not in (dims + 1, dims + 2) or len(padding) != 2 * dims:
         raise Declined(f"{self.dim()} dimensions for {dims} padded ones: ATen raises")
@@ -84,7 +84,7 @@ def _limits(rule: Rule, self: Tensor, dims: int, padding: list[int]) -> None:
             raise Declined("a cropping padding")
 
 
-def _edges(dims: int, reflecting: bool) -> object:
+def edges(dims: int, reflecting: bool) -> object:
     def make(dtype: torch.dtype) -> Iterator[Sample]:
         most = 2 if reflecting else 4
         pads = ((1, 2) * dims, (0, most) * dims, (most, 0) + (1, 1) * (dims - 1))
@@ -102,7 +102,7 @@ def _pad_function(rule: Rule, name: str, dims: int) -> None:
     """Declare one of the six: they differ in a rule and in how many dimensions they pad."""
 
     def plan_pad(self: Tensor, padding: list[int], out: Tensor | None = None) -> Planned:
-        _limits(rule, self, dims, padding)
+        refuse_limits(rule, self, dims, padding)
         if self.dim() in (4, 5) and suggested_format(self) != torch.contiguous_format:
             raise Declined("a channels-last tensor: its result's layout differs from device to device")
         return _plan_padding(Plan("self", "_padding", out=out), self, padding, rule, torch.contiguous_format, out)
@@ -112,7 +112,7 @@ def _pad_function(rule: Rule, name: str, dims: int) -> None:
     plan_pad.__doc__ = f"The last {dims} dimensions with their edges {how} around them."
     shape = (64, 1024, 1024) if dims < 3 else (4, 64, 512, 512)
     planned(
-        f"aten::{name}", dtypes=DOUBLES, samples=_edges(dims, rule is Rule.REFLECT), bench=stream(1, shape, (3, 3) * dims),
+        f"aten::{name}", dtypes=DOUBLES, samples=edges(dims, rule is Rule.REFLECT), bench=stream(1, shape, (3, 3) * dims),
         opinfo=(f"nn.functional.pad.{'reflect' if rule is Rule.REFLECT else 'replicate'}",),
     )(plan_pad)  # fmt: skip
 

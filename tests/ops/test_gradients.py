@@ -54,6 +54,9 @@ CASES: dict[str, tuple[Callable[..., object], tuple[Tensor, ...]]] = {
     "cross_entropy_loss of images": (
         lambda x: cross_entropy_loss(x, classes(1, 2, 3, n=4), None, "none", 1), (leaf(1, 4, 2, 3),)
     ),
+    "reflection_pad1d": (lambda x: F.pad(x, (2, 1), mode="reflect"), (leaf(2, 3, 4, seed=7),)),
+    "reflection_pad3d": (lambda x: F.pad(x, (1, 0, 0, 2, 1, 1), mode="reflect"), (leaf(1, 2, 2, 3, 3, seed=7),)),
+    "replication_pad2d": (lambda x: F.pad(x, (5, 1, 0, 2), mode="replicate"), (leaf(1, 2, 3, 1, seed=7),)),
     "cross_entropy_loss of probabilities": (lambda x: cross_entropy_loss(x, PROBABILITIES, None, "sum"), ROWS[:1]),
 }
 
