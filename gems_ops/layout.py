@@ -29,6 +29,14 @@ def contiguous_strides(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
+def single_stride(shape: Sequence[int], strides: Sequence[int]) -> int | None:
+    """The one stride that walks all these dimensions in their order, or None."""
+    found = [(n, stride) for n, stride in zip(shape, strides, strict=True) if n != 1]
+    if any(outer != inner * n for (_, outer), (n, inner) in zip(found, found[1:])):
+        return None
+    return found[-1][1] if found else 0
+
+
 def has_overlap(shape: Sequence[int], strides: Sequence[int]) -> bool:
     """True if two indices may address one element, as in an expanded tensor."""
     reach = 0

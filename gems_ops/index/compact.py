@@ -156,6 +156,17 @@ def nonzero(self: Tensor) -> Planned:
     return plan.build("out")
 
 
+def plan_places(plan: Plan, mask: Code, n: int, where: torch.device) -> Code:
+    """The steps that wait for how many of n dense elements are not zero, `found`, and write their numbers, int64 [found]."""
+    blocks, block, offsets = plan_ranks(plan, mask, n, where)
+    _wait(plan, blocks, where)
+    plan.do("places = {empty}(found, dtype={long}, device={where})", empty=torch.empty, long=torch.int64, where=where)
+    plan.launch(
+        _places_kernel, (blocks,), mask, offsets, Code("places"), n, Code("found"), 1, 1, 1, 1, 1, block, num_warps=_warps(block)
+    )  # fmt: skip
+    return Code("places")
+
+
 def _masked(dtype: torch.dtype) -> Iterator[Sample]:
     for a, b in (((), ()), ((7,), (7,)), ((3, 5), (5,)), ((3, 1), (1, 5)), ((70, 90), (70, 90)), ((4,), ())):
         yield Sample((values(a, dtype), values(b, torch.bool, seed=1)))

@@ -31,6 +31,7 @@ INTERPRETER_TILE = 1 << 16  # the interpreter pays per program, not per element
 GATHER = "tl.store(dense_ptr + dense_offset, tl.load(table_ptr + table_offset, mask=inside), mask=inside)"
 SCATTER = "tl.store(table_ptr + table_offset, tl.load(dense_ptr + dense_offset, mask=inside).to(table_ptr.dtype.element_ty), mask=inside)"
 FILL = "tl.store(table_ptr + table_offset, tl.full((BLOCK_ROWS, BLOCK_COLS), 0, table_ptr.dtype.element_ty) + bits(value, table_ptr.dtype.element_ty), mask=inside)"
+PLACE = "tl.store(dense_ptr + dense_offset, table_offset.to(dense_ptr.dtype.element_ty), mask=inside)"  # reads no table
 ADD = "tl.atomic_add(table_ptr + table_offset, tl.load(dense_ptr + dense_offset, mask=inside).to(table_ptr.dtype.element_ty), mask=inside, sem='relaxed')"
 ADD_SCALED = ADD.replace(", mask=inside, sem", " * tl.cast(alpha, table_ptr.dtype.element_ty), mask=inside, sem")
 
@@ -96,7 +97,7 @@ def source(v: Variant) -> str:
 @lru_cache(maxsize=None)
 def kernel(v: Variant) -> LibEntry:
     """The launchable kernel of a variant. Its text can be read in tracebacks and by inspect."""
-    action = {GATHER: "gather", SCATTER: "scatter", FILL: "fill", ADD: "add", ADD_SCALED: "add_scaled"}[v.action]
+    action = {GATHER: "gather", SCATTER: "scatter", FILL: "fill", PLACE: "place", ADD: "add", ADD_SCALED: "add_scaled"}[v.action]
     name = f"_{action}_{v.rank}_{'_'.join(v.along)}{'_wrapping' if v.wraps else ''}_kernel"
     text = source(v).replace("def kernel(", f"def {name}(", 1)
     file = f"<gems {__name__}.{name}>"

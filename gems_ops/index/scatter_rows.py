@@ -59,9 +59,27 @@ def _add_rows(acc, row_ptr, order_ptr, first, last, stride_row, col_offset, col_
     return acc
 
 
+@triton.jit
+def run_sum(
+    grad_ptr, order_ptr, chunk_ptr, first, last, n_cols, grad_stride_row, grad_stride_col, col,
+    CHUNK: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """The sum [COLUMNS] of rows order[first:last]: those before the first whole chunk, its chunks, those after the last one."""
+    acc = tl.zeros((ROWS, COLUMNS), chunk_ptr.dtype.element_ty)
+    offset, in_row = col.to(tl.int64) * grad_stride_col, col < n_cols
+    first_chunk = tl.cdiv(first, CHUNK)
+    last_chunk = tl.maximum(last // CHUNK, first_chunk)
+    head = tl.minimum(first_chunk * CHUNK, last)
+    tail = tl.maximum(last_chunk * CHUNK, head)
+    acc = _add_rows(acc, grad_ptr, order_ptr, first, head, grad_stride_row, offset, in_row, ROWS)
+    acc = _add_rows(acc, chunk_ptr, None, first_chunk, last_chunk, n_cols, col, in_row, ROWS)
+    acc = _add_rows(acc, grad_ptr, order_ptr, tail, last, grad_stride_row, offset, in_row, ROWS)
+    return tl.sum(acc, 0)
+
+
 @LibEntry
 @triton.jit
-def _chunk_sums_kernel(
+def chunk_sums_kernel(
     grad_ptr, sorted_ptr, order_ptr, chunk_ptr, n_cols, grad_stride_row, grad_stride_col, padding_index,
     CHUNK: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
@@ -84,7 +102,7 @@ def _segment_sums_kernel(
     grad_ptr, start_ptr, order_ptr, chunk_ptr, out_ptr, n_cols, grad_stride_row, grad_stride_col, padding_index,
     BY_FREQUENCY: tl.constexpr, CHUNK: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """One row of the result: rows before the segment's first whole chunk, its chunks, rows after the last one."""
+    """One row of the result."""
     v = tl.program_id(0)
     first, last = tl.load(start_ptr + v), tl.load(start_ptr + v + 1)
     col = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
@@ -93,16 +111,9 @@ def _segment_sums_kernel(
     if (first == last) | (v == padding_index):
         tl.store(out, tl.zeros((COLUMNS,), out_ptr.dtype.element_ty), mask=in_row)
     else:
-        acc = tl.zeros((ROWS, COLUMNS), chunk_ptr.dtype.element_ty)
-        offset = col.to(tl.int64) * grad_stride_col
-        first_chunk = tl.cdiv(first, CHUNK)
-        last_chunk = tl.maximum(last // CHUNK, first_chunk)
-        head = tl.minimum(first_chunk * CHUNK, last)
-        tail = tl.maximum(last_chunk * CHUNK, head)
-        acc = _add_rows(acc, grad_ptr, order_ptr, first, head, grad_stride_row, offset, in_row, ROWS)
-        acc = _add_rows(acc, chunk_ptr, None, first_chunk, last_chunk, n_cols, col, in_row, ROWS)
-        acc = _add_rows(acc, grad_ptr, order_ptr, tail, last, grad_stride_row, offset, in_row, ROWS)
-        total = tl.sum(acc, 0)
+        total = run_sum(
+            grad_ptr, order_ptr, chunk_ptr, first, last, n_cols, grad_stride_row, grad_stride_col, col, CHUNK, ROWS, COLUMNS
+        )  # fmt: skip
         if BY_FREQUENCY:
             total = total / (last - first)
         tl.store(out, total, mask=in_row)
@@ -142,7 +153,7 @@ def chunk_length(n: int) -> int:
     return max(16, 1 << (n.bit_length() // 2))
 
 
-def _kind(grad: Tensor, n: int, width: int) -> tuple[torch.dtype, int, int]:
+def kind_of_sums(grad: Tensor, n: int, width: int) -> tuple[torch.dtype, int, int]:
     """(the type sums have, rows of a chunk, columns of a program)."""
     acc = torch.float64 if grad.dtype == torch.float64 else torch.float32
     return acc, chunk_length(n), min(triton.next_power_of_2(width), COLUMNS)
@@ -184,7 +195,7 @@ def _plan(
     if grad.dim() != 2:
         plan.do("grad = grad.reshape({shape})", shape=(n, width))
     strides = torch.empty_strided(grad.shape, grad.stride(), device="meta").reshape(n, width).stride()
-    acc, chunk, columns = _kind(grad, n, width)
+    acc, chunk, columns = kind_of_sums(grad, n, width)
     blocks, num_warps = triton.cdiv(width, columns), warps(ROWS * columns)
     layout = (width, *strides, padding_idx)
     if n <= (INTERPRETER_FEW if device.interpreted() else FEW):
@@ -208,7 +219,7 @@ def _plan(
     chunks = plan.empty("chunks", (n // chunk, width), acc, grad.device)
     if n >= chunk:
         plan.launch(
-            _chunk_sums_kernel, (n // chunk, blocks),
+            chunk_sums_kernel, (n // chunk, blocks),
             Code("grad"), Code("ordered"), Code("order"), chunks, *layout, chunk, ROWS, columns, num_warps=num_warps,
         )  # fmt: skip
     plan.launch(

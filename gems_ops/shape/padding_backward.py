@@ -93,7 +93,8 @@ def _plan_fold(
     if out is not None and not result_buffer(out, self.shape, self.dtype, self.device).is_contiguous():
         raise Declined("out= is not contiguous")
     # all that is not padded, as two dimensions at most
-    lead, (strides, _) = collapse(self.shape[:-dims], [grad_output.stride()[:-dims], contiguous_strides(self.shape[:-dims])])
+    still = self.shape[:-dims]
+    lead, (strides, _) = collapse(still, [grad_output.stride()[:-dims], contiguous_strides(still)])
     lead, strides = [1] * (2 - len(lead)) + lead, [0] * (2 - len(strides)) + strides
     missing = 3 - dims
     sizes = [1] * missing + list(spatial)
@@ -147,7 +148,7 @@ def _fold_function(rule: Rule, dims: int) -> None:
 
     kind = "reflection" if rule is Rule.REFLECT else "replication"
     plan_fold.__name__ = name = f"{kind}_pad{dims}d_backward"
-    plan_fold.__doc__ = f"Sums of the gradients of all that {kind} made of each element, in an order that is the same on every run."
+    plan_fold.__doc__ = f"Sums of the gradients of all that {kind} made of each element; the same bits on every run."
     planned(
         f"aten::{name}", dtypes=DOUBLES, samples=_gradients(rule, dims), bench=_bench(dims),
         opinfo=(f"nn.functional.pad.{'reflect' if rule is Rule.REFLECT else 'replicate'}",),

@@ -27,6 +27,7 @@ OUTSIDE = {
     "gather": lambda i: table().gather(0, i[:, None]),
     "index": lambda i: table()[i],
     "index_put": lambda i: table().index_put_((i,), table()[: len(i)]),
+    "index_put added up": lambda i: table().repeat(1, 6).index_put_((i,), table()[0, 0], accumulate=True),
     "scatter": lambda i: table().scatter_(0, i[:, None], 1.0),
     "scatter_add": lambda i: table().scatter_add_(0, i[:, None], table()),
     "index_add": lambda i: table().index_add_(0, i, table()[: len(i)]),
@@ -100,3 +101,65 @@ def test_deterministic_algorithms_are_atens() -> None:
     finally:
         torch.use_deterministic_algorithms(False)
     assert counts_of("aten::scatter_add").declined == declined + 1
+
+
+GRADIENTS = {
+    "rows": lambda x: x[at(1, 1, -3, 1)],
+    "rows named in two dimensions": lambda x: x[at(0, 3, 3), at(1, 2, -1)],
+    "the middle": lambda x: x[:, at(2, 0, 2)],
+    "a mask of rows": lambda x: x[at(1, 0, 1, 1).bool()],
+    "a mask of the middle": lambda x: x[:, at(1, 1, 0).bool()],
+    "a mask of all": lambda x: x[x > 20],
+}
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_gradients_of_indexing_are_ours(name: str) -> None:
+    def gradient() -> Tensor:
+        x = torch.arange(4.0 * 3 * 40, device=HERE).view(4, 3, 40).requires_grad_()
+        return torch.autograd.grad(GRADIENTS[name](x).square().sum(), x)[0]
+
+    native, before = gradient(), counts_of("aten::_index_put_impl_").served
+    with flag_gems.use_gems(include=["aten::_index_put_impl"]):
+        assert torch.equal(gradient(), native)
+    assert counts_of("aten::_index_put_impl_").served == before + 1
+
+
+def test_sums_by_index_are_the_same_on_every_run() -> None:
+    """Also where a deterministic algorithm is asked for: this is one. Long runs hold chunks, and begin and end in others."""
+    g = torch.Generator().manual_seed(0)
+    places = torch.randint(0, 3, (700,), generator=g).to(HERE)
+    values = torch.randn(700, 40, generator=g).to(HERE)
+    served = counts_of("aten::index_put_").served
+    torch.use_deterministic_algorithms(True)
+    try:
+        with flag_gems.use_gems(include=["aten::index_put"]):
+            first, second = (torch.zeros(5, 40, device=HERE).index_put_((places,), values, accumulate=True) for _ in "ab")
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert counts_of("aten::index_put_").served == served + 2
+    exact = torch.zeros(5, 40, dtype=torch.float64).index_add_(0, places.cpu(), values.cpu().double())
+    assert torch.equal(first, second) and torch.allclose(first.cpu().double(), exact, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_values_for_another_number_of_places_raise_atens_error(count: int) -> None:
+    mask = at(1, 0, 1, 1).bool()
+
+    def error() -> str:
+        x = table()
+        with pytest.raises(RuntimeError, match="shape mismatch") as found:
+            x[mask] = torch.zeros(count, 6, device=HERE)
+        assert torch.equal(x, table())
+        return str(found.value)
+
+    native = error()
+    with flag_gems.use_gems(include=["aten::index_put"]):
+        assert error() == native
+
+
+def test_a_mask_beside_indices_is_atens() -> None:
+    declined = counts_of("aten::index.Tensor").declined
+    with flag_gems.use_gems(include=["aten::index.Tensor"]):
+        assert table()[at(1, 0, 1, 0).bool(), at(5, 4)].tolist() == [5.0, 16.0]
+    assert counts_of("aten::index.Tensor").declined == declined + 1

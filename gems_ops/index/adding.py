@@ -1,0 +1,116 @@
+"""index_put with accumulate: values added to what is at their places in a fixed order, without atomics.
+
+Sorting the places makes the values of one place a run, which one program adds up for a block of columns, with the sums
+of whole chunks that were added up beforehand (see scatter_rows). A table may have many more rows than values go to, so
+each position in the order looks whether a run begins there, instead of each row of the table what its run is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import prod
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from gems_ops.index.engine import PLACE, Index, plan_indexed, plan_target
+from gems_ops.index.lookup import warps
+from gems_ops.index.scatter_rows import ROWS, chunk_sums_kernel, kind_of_sums, run_sum
+from gems_ops.layout import contiguous_strides, single_stride
+from gems_ops.op import DOUBLES, Declined
+from gems_ops.plan import Code, Plan, Planned
+from gems_ops.rows.access import widen
+from gems_runtime import LibEntry
+
+# A program of its own for every run is for rows; of single elements and narrow rows ATen adds several in one program.
+LEAST_WIDTH = 32
+
+
+@dataclass(frozen=True)
+class Walk:
+    """The shape that indices give, and how self and each index are walked along it."""
+
+    shape: tuple[int, ...]
+    table_strides: tuple[int, ...]
+    indices: tuple[Index, ...]
+    before: int  # dimensions of shape that are self's own, in front of those of the indices
+    common: int  # dimensions of the indices
+
+    def split(self, values: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+        """Sizes or strides before, of and after the dimensions of the indices."""
+        end = self.before + self.common
+        return values[: self.before], values[self.before : end], values[end:]
+
+
+@LibEntry
+@triton.jit(do_not_specialize=["n", "n_steps"])
+def _run_sums_kernel(
+    x_ptr, sorted_ptr, order_ptr, chunk_ptr, out_ptr, n, n_steps, n_cols, n_inner,
+    x_stride_row, x_stride_col, out_stride_outer, out_stride_inner,
+    CHUNK: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Adds the run that begins at this position, if one does, to the row of out that lies at its place."""
+    first = tl.program_id(0)
+    place = tl.load(sorted_ptr + first)
+    if place != tl.load(sorted_ptr + first - 1, mask=first > 0, other=-1):
+        # A binary search for where the run ends.
+        last, high = first + 1, first * 0 + n
+        for _ in range(n_steps):
+            is_open, middle = last < high, last + (high - last) // 2
+            same = tl.load(sorted_ptr + middle, mask=is_open, other=0) == place
+            high = tl.where(is_open & (same == 0), middle, high)
+            last = tl.where(is_open & same, middle + 1, last)
+        col = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+        total = run_sum(x_ptr, order_ptr, chunk_ptr, first, last, n_cols, x_stride_row, x_stride_col, col, CHUNK, ROWS, COLUMNS)
+        wide_col = col.to(tl.int64)
+        out = out_ptr + place + wide_col // n_inner * out_stride_outer + wide_col % n_inner * out_stride_inner
+        tl.store(out, widen(tl.load(out, mask=col < n_cols, other=0)) + total, mask=col < n_cols)
+
+
+def plan_added(
+    plan: Plan, self: Tensor, walk: Walk, layout: tuple[int, ...], values: Tensor, out: Tensor | None, in_place: bool
+) -> Planned:
+    """The plan of index_put with accumulate by integers; `walk` is over what is written, whose strides are `layout`."""
+    before, common, after = walk.split(walk.shape)
+    n, n_inner = prod(common), prod(after)
+    width = prod(before) * n_inner
+    if self.dtype not in DOUBLES or width < LEAST_WIDTH:
+        raise Declined(f"sums of {self.dtype} in rows of {width} are left to ATen")
+    outer, _, inner = (single_stride(*d) for d in zip(walk.split(walk.shape), walk.split(walk.table_strides), strict=True))
+    if outer is None or inner is None:
+        raise Declined("dimensions without indices that no single stride walks")
+    # A place is the offset of its slice in what is written: the router lets through fewer than 2**31.
+    places = plan.empty("places", common, torch.int32, self.device)
+    named = [replace(index, strides=walk.split(index.strides)[1]) for index in walk.indices]
+    plan_indexed(plan, PLACE, places, places, named, common, (0,) * len(common), contiguous_strides(common), wraps=True)
+    plan.do("ordered, order = {sort}(places.view({n}), stable=True)", sort=torch.sort, n=n)
+    rows = _plan_rows(plan, walk, values)
+    acc, chunk, columns = kind_of_sums(self, n, width)
+    chunks = plan.empty("chunks", (max(n // chunk, 1), width), acc, self.device)
+    blocks, num_warps = triton.cdiv(width, columns), warps(ROWS * columns)
+    if n >= chunk:
+        plan.launch(
+            chunk_sums_kernel, (n // chunk, blocks), Code("values"), Code("ordered"), Code("order"), chunks,
+            width, *rows, -1, chunk, ROWS, columns, num_warps=num_warps,
+        )  # fmt: skip
+    target, _ = plan_target(plan, self, out, in_place, layout)
+    plan.launch(
+        _run_sums_kernel, (n, blocks), Code("values"), Code("ordered"), Code("order"), chunks, target, n, n.bit_length(),
+        width, n_inner, *rows, outer, inner, chunk, ROWS, columns, num_warps=num_warps,
+    )  # fmt: skip
+    return plan.build(target)
+
+
+def _plan_rows(plan: Plan, walk: Walk, values: Tensor) -> tuple[int, int]:
+    """The strides of `values` as a matrix: a row for each place, copied to be one where broadcasting left none."""
+    dense = torch.empty_strided(values.shape, values.stride(), device="meta").expand(walk.shape).stride()
+    shapes, strides = walk.split(walk.shape), walk.split(dense)
+    row, col = single_stride(shapes[1], strides[1]), single_stride(shapes[2], strides[2])
+    if prod(shapes[0]) == 1 and row is not None and col is not None:
+        return row, col
+    dims = range(len(walk.shape))
+    before, common, after = walk.split(tuple(dims))
+    plan.do("values = values.expand({shape}).permute({order}).contiguous()", shape=walk.shape, order=(*common, *before, *after))
+    return prod(shapes[0]) * prod(shapes[2]), 1
