@@ -2,3 +2,4 @@
 
 import gems_ops.order.sorting  # noqa: F401
 import gems_ops.order.unique  # noqa: F401
+import gems_ops.order.unique_rows  # noqa: F401

@@ -60,13 +60,22 @@ def _distinct(x: Tensor, ordered: bool, inverse: bool, counts: bool) -> tuple[Te
         sort_rows(flat, False, source, places)
     else:
         source = flat
-    found, which, lengths, total = (x.new_empty(size, dtype=d) for size, d in ((n, x.dtype), (n, torch.int64), (n, torch.int64), (1, torch.int64)))
+    found, which, lengths = runs(source, places if ordered else None, inverse, counts)
+    return found, which.view(x.shape) if inverse else which, lengths
+
+
+def runs(x: Tensor, places: Tensor | None, inverse: bool, counts: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """(values, inverse, counts) of the runs of equal elements of at most WHOLE; `places` is where each element was."""
+    n = x.numel()
+    sizes = ((n, x.dtype), (n, torch.int64), (n, torch.int64), (1, torch.int64))
+    found, which, lengths, total = (x.new_empty(size, dtype=dtype) for size, dtype in sizes)
     _distinct_kernel[(1,)](
-        source, places, found, which, lengths, total, n, ordered, inverse, counts, max(triton.next_power_of_2(n), 16), num_warps=4
-    )
+        x, x if places is None else places, found, which, lengths, total, n, places is not None, inverse, counts,
+        max(triton.next_power_of_2(n), 16), num_warps=4,
+    )  # fmt: skip
     size = n if total.is_meta else int(total.item())  # compiling for a target with no device: nothing is counted
     nothing = x.new_empty(0, dtype=torch.int64)
-    return found[:size].clone(), which.view(x.shape) if inverse else nothing, lengths[:size].clone() if counts else nothing
+    return found[:size].clone(), which if inverse else nothing, lengths[:size].clone() if counts else nothing
 
 
 def _bench(n: int) -> Workload:

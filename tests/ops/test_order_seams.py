@@ -72,6 +72,29 @@ def test_unique_numbers_its_elements(n: int, dtype: torch.dtype) -> None:
     assert torch.equal(runs.repeat_interleave(lengths), x)
 
 
+@pytest.mark.parametrize("n", [16, 17, 40])
+def test_distinct_slices_of_several_blocks(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the interpreter all slices are one block; here they are several, as on a GPU, which gives a contiguous result."""
+    from gems_ops.order import unique_rows
+
+    monkeypatch.setattr(unique_rows, "BLOCK", 16)
+    monkeypatch.setattr(unique_rows, "device", type("Device", (), {"interpreted": staticmethod(lambda: False)}))
+    x = numbers(3, n, spread=2)
+    native = torch.unique(x, dim=1, return_inverse=True, return_counts=True)
+    served = counts_of("aten::unique_dim").served
+    with flag_gems.use_gems(include=["unique_dim"]):
+        ours = torch.unique(x, dim=1, return_inverse=True, return_counts=True)
+    assert counts_of("aten::unique_dim").served == served + 1
+    assert all(map(torch.equal, ours, native)) and ours[0].is_contiguous()
+
+
+def test_many_slices_are_left_to_aten() -> None:
+    declined = counts_of("aten::unique_dim").declined
+    with flag_gems.use_gems(include=["unique_dim"]):
+        torch.unique(numbers(4097, 1), dim=0)
+    assert counts_of("aten::unique_dim").declined == declined + 1
+
+
 def test_topk_is_differentiable() -> None:
     x = place(torch.randperm(60, generator=torch.Generator().manual_seed(0)).float().view(3, 20)).requires_grad_()
     with flag_gems.use_gems(include=["topk"]):
