@@ -20,7 +20,10 @@ from gems_ops.workloads import Workload, random_like
 
 LONG = frozenset({torch.int64})
 # Sums are added up in these; the smaller types are widened first.
-_ADDED = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
+_ADDED = {
+    torch.float16: torch.float32, torch.bfloat16: torch.float32,
+    torch.int8: torch.int32, torch.uint8: torch.int32, torch.int16: torch.int32,
+}  # fmt: skip
 SUMMED = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32, torch.int64})
 
 
@@ -41,7 +44,7 @@ def _dim_of(self: Tensor, dim: int) -> int:
     return dim % self.dim()
 
 
-def _each(self: Tensor, dim: int, index: Tensor, other: Tensor | None) -> tuple[int, Index]:
+def each_place(self: Tensor, dim: int, index: Tensor, other: Tensor | None) -> tuple[int, Index]:
     """The dimension, and an index that has a place in self for each of its elements."""
     dim = _dim_of(self, dim)
     fits = index.dim() == self.dim() and all(
@@ -63,7 +66,7 @@ def _gathers(dtype: torch.dtype) -> Iterator[Sample]:
     yield Sample((values((300, 9), dtype), 0, indices(1, 9, n=300).expand(40, 9)))
 
 
-def _square(*rest: str) -> tuple[Workload, ...]:
+def square(*rest: str) -> tuple[Workload, ...]:
     n = 8192
 
     def make(dtype: torch.dtype, where: torch.device) -> tuple[tuple, dict]:
@@ -73,10 +76,10 @@ def _square(*rest: str) -> tuple[Workload, ...]:
     return (Workload("8192x8192 dim 1", make),)
 
 
-@planned("aten::gather", dtypes=ALL, samples=_gathers, argument_dtypes={"index": LONG}, bench=_square())
+@planned("aten::gather", dtypes=ALL, samples=_gathers, argument_dtypes={"index": LONG}, bench=square())
 def gather(self: Tensor, dim: int, index: Tensor, sparse_grad: bool = False, out: Tensor | None = None) -> Planned:
     """self's elements at index along dim, in the shape of index."""
-    dim, places = _each(self, dim, index, None)
+    dim, places = each_place(self, dim, index, None)
     plan = Plan("self", "_dim", "index", "_sparse_grad", out=out)
     strides = contiguous_strides(index.shape) if out is None else result_buffer(out, index.shape, self.dtype, self.device).stride()
     result = plan.result(index.shape, self.dtype, self.device)
@@ -99,7 +102,7 @@ def _plan_scatter(
     self: Tensor, dim: int, index: Tensor, src: Tensor | None, bits: Code | None, action: str, plan: Plan, out: Tensor | None, in_place: bool
 ) -> Planned:
     """`src` or the bits of a number go to index along dim of self."""
-    dim, _ = _each(self, dim, index, src)
+    dim, _ = each_place(self, dim, index, src)
     if src is not None and src.dtype != self.dtype:
         raise Declined(f"src is {src.dtype}, self {self.dtype}: ATen raises")
     refuse_when_deterministic(plan)
@@ -149,11 +152,11 @@ def plan_sums(plan: Plan, self: Tensor, out: Tensor | None, in_place: bool) -> t
 
 @planned(
     "aten::scatter_add", dtypes=SUMMED, samples=_scatters("src"), argument_dtypes={"index": LONG}, in_place=True,
-    bench=_square("src"),
+    bench=square("src"),
 )  # fmt: skip
 def scatter_add(self: Tensor, dim: int, index: Tensor, src: Tensor, out: Tensor | None = None, in_place: bool = False) -> Planned:
     """self plus src's elements at index along dim; those at one place in no fixed order, as ATen."""
-    dim, _ = _each(self, dim, index, src)
+    dim, _ = each_place(self, dim, index, src)
     if src.dtype != self.dtype:
         raise Declined(f"src is {src.dtype}, self {self.dtype}: ATen raises")
     plan = Plan("self", "_dim", "index", "src", out=None if in_place else out)

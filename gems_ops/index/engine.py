@@ -19,6 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from gems_ops.index.total_order import order_of
 from gems_ops.layout import INT32_EXTENT, collapse
 from gems_ops.op import Declined, result_buffer
 from gems_ops.plan import Code, Plan
@@ -31,9 +32,21 @@ INTERPRETER_TILE = 1 << 16  # the interpreter pays per program, not per element
 GATHER = "tl.store(dense_ptr + dense_offset, tl.load(table_ptr + table_offset, mask=inside), mask=inside)"
 SCATTER = "tl.store(table_ptr + table_offset, tl.load(dense_ptr + dense_offset, mask=inside).to(table_ptr.dtype.element_ty), mask=inside)"
 FILL = "tl.store(table_ptr + table_offset, tl.full((BLOCK_ROWS, BLOCK_COLS), 0, table_ptr.dtype.element_ty) + bits(value, table_ptr.dtype.element_ty), mask=inside)"
+ADD_VALUE = "tl.atomic_add(table_ptr + table_offset, tl.full((BLOCK_ROWS, BLOCK_COLS), 0, table_ptr.dtype.element_ty) + bits(value, table_ptr.dtype.element_ty), mask=inside, sem='relaxed')"
+# Tables of these hold the order of numbers (see reducing).
+MAX, MIN = (
+    f"tl.atomic_{how}(table_ptr + table_offset, order_of(tl.load(dense_ptr + dense_offset, mask=inside), {how == 'max'}), mask=inside, sem='relaxed')"
+    for how in ("max", "min")
+)
 PLACE = "tl.store(dense_ptr + dense_offset, table_offset.to(dense_ptr.dtype.element_ty), mask=inside)"  # reads no table
 ADD = "tl.atomic_add(table_ptr + table_offset, tl.load(dense_ptr + dense_offset, mask=inside).to(table_ptr.dtype.element_ty), mask=inside, sem='relaxed')"
 ADD_SCALED = ADD.replace(", mask=inside, sem", " * tl.cast(alpha, table_ptr.dtype.element_ty), mask=inside, sem")
+
+
+_NAMES = {
+    GATHER: "gather", SCATTER: "scatter", FILL: "fill", PLACE: "place", ADD: "add", ADD_SCALED: "add_scaled",
+    ADD_VALUE: "add_value", MAX: "max", MIN: "min",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -59,7 +72,7 @@ class Variant:
 def source(v: Variant) -> str:
     """The kernel's text."""
     names = [f"{d}" for d in range(v.rank - 1)] + ["col"]
-    given = "value" if v.action == FILL else "dense_ptr"
+    given = "value" if v.action in (FILL, ADD_VALUE) else "dense_ptr"
     parameters = ["table_ptr", given, *(f"index_{k}_ptr" for k in range(len(v.along)))]
     parameters += ["alpha"] * (v.action == ADD_SCALED)
     parameters += ["n_rows", "n_cols", *(f"size_{n}" for n in names[1:-1])]
@@ -97,12 +110,11 @@ def source(v: Variant) -> str:
 @lru_cache(maxsize=None)
 def kernel(v: Variant) -> LibEntry:
     """The launchable kernel of a variant. Its text can be read in tracebacks and by inspect."""
-    action = {GATHER: "gather", SCATTER: "scatter", FILL: "fill", PLACE: "place", ADD: "add", ADD_SCALED: "add_scaled"}[v.action]
-    name = f"_{action}_{v.rank}_{'_'.join(v.along)}{'_wrapping' if v.wraps else ''}_kernel"
+    name = f"_{_NAMES[v.action]}_{v.rank}_{'_'.join(v.along)}{'_wrapping' if v.wraps else ''}_kernel"
     text = source(v).replace("def kernel(", f"def {name}(", 1)
     file = f"<gems {__name__}.{name}>"
     linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
-    scope: dict[str, object] = {"tl": tl, "bits": bits, "__name__": __name__}
+    scope: dict[str, object] = {"tl": tl, "bits": bits, "order_of": order_of, "__name__": __name__}
     exec(compile(text, file, "exec"), scope)  # noqa: S102  our own text
     parameters = text[text.index("(") + 1 : text.index(")")].split(", ")
     plain = [p for p in parameters if p in ("value", "alpha") or p.startswith(("n_", "size_")) and p != "n_cols"]

@@ -29,6 +29,7 @@ OUTSIDE = {
     "index_put": lambda i: table().index_put_((i,), table()[: len(i)]),
     "index_put added up": lambda i: table().repeat(1, 6).index_put_((i,), table()[0, 0], accumulate=True),
     "scatter": lambda i: table().scatter_(0, i[:, None], 1.0),
+    "scatter_reduce": lambda i: table().scatter_reduce_(0, i[:, None], table(), "amax"),
     "scatter_add": lambda i: table().scatter_add_(0, i[:, None], table()),
     "index_add": lambda i: table().index_add_(0, i, table()[: len(i)]),
     "index_copy": lambda i: table().index_copy_(0, i, table()[: len(i)]),
@@ -90,6 +91,25 @@ def test_sums_of_one_place() -> None:
         added = table().index_add(0, at(1, 1, 1, 1), table(), alpha=2)
     assert torch.equal(scattered[2], table()[2] + table().sum(0))
     assert torch.equal(added[1], table()[1] + 2 * table().sum(0))
+
+
+def test_orders_of_numbers_are_theirs() -> None:
+    """Every kind of number goes to an integer and back, and the integers are in the numbers' order; nan is at an end."""
+    inf, nan = float("inf"), float("nan")
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        tiny = torch.finfo(dtype).tiny
+        x = torch.tensor([-inf, -2.5, -tiny, -0.0, 0.0, tiny, 2.5, inf, nan], dtype=dtype, device=HERE)
+        for how, end in (("amax", 0), ("amin", 7)):
+            served = counts_of("aten::scatter_reduce.two").served
+            places = torch.arange(9, device=HERE)
+            with flag_gems.use_gems(include=["scatter_reduce"]):
+                alone = x.scatter_reduce(0, places, x, how)
+                beside = x.scatter_reduce(0, places, x[end].expand(9).contiguous(), how)
+                last = x[8:].scatter_reduce(0, places[:1], x[end : end + 1], how)
+            assert counts_of("aten::scatter_reduce.two").served == served + 3
+            # as bits: -0.0 is below 0.0
+            assert all(torch.equal(found[:8].view(torch.uint8), x[:8].view(torch.uint8)) for found in (alone, beside))
+            assert last.isnan().all() and beside[8].isnan()
 
 
 def test_deterministic_algorithms_are_atens() -> None:
