@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gems_ops.op import ALL, BOOL, Declined, Sample, planned
+from gems_ops.op import ALL, BOOL, Declined, Sample, planned, result_buffer
 from gems_ops.plan import Code, Plan, Planned
 from gems_ops.promote import broadcast_shape
 from gems_ops.samples import layouts, values
@@ -200,6 +200,60 @@ def masked_select(self: Tensor, mask: Tensor) -> Planned:
     plan = Plan("self", "mask")
     _expanded(plan, shape, self=self, mask=mask)
     return plan_selection(plan, torch.Size(shape).numel(), self.dtype, self.device)
+
+
+@LibEntry
+@triton.jit(do_not_specialize=["n", "n_source"], debug=True)
+def _insert_kernel(x_ptr, mask_ptr, offset_ptr, source_ptr, out_ptr, n, n_source, COPY: tl.constexpr, BLOCK: tl.constexpr):
+    """The next element of the source where the mask is true, and x where not, unless that is in out already."""
+    i, found, rank = _ranks(mask_ptr, offset_ptr, n, BLOCK)
+    tl.device_assert((found == 0) | (rank < n_source), "masked_scatter: the source has fewer elements than places are true")
+    x = tl.load(source_ptr + rank, mask=found, other=0)
+    if COPY:
+        x = tl.where(found, x, tl.load(x_ptr + i, mask=(i < n) & (found == 0), other=0))
+        tl.store(out_ptr + i, x, mask=i < n)
+    else:
+        tl.store(out_ptr + i, x, mask=found)
+
+
+def _insertions(dtype: torch.dtype) -> Iterator[Sample]:
+    for sample in _masked(dtype):
+        n = torch.broadcast_shapes(*(t.shape for t in sample.args))
+        yield Sample((*sample.args, values((n.numel() + 2,), dtype, seed=2)))
+    yield Sample((values((4, 6), dtype), values((6,), torch.bool, seed=1), values((6, 5), dtype, seed=2).t()))
+
+
+def _refuse_few(n_source: int, found: Tensor) -> None:
+    """Nothing waits for an interpreted kernel, so there ATen's own error can be had."""
+    if n_source < int(found):
+        raise Declined("the source has fewer elements than places are true: ATen raises")
+
+
+@planned(
+    "aten::masked_scatter", dtypes=ALL, samples=_insertions, argument_dtypes={"mask": BOOL}, in_place=True,
+    bench=_mask_bench("source"),
+)  # fmt: skip
+def masked_scatter(self: Tensor, mask: Tensor, source: Tensor, out: Tensor | None = None, in_place: bool = False) -> Planned:
+    """self with the elements of source, in order, where mask is true."""
+    shape = broadcast_shape([self, mask])
+    if source.dtype != self.dtype:
+        raise Declined(f"source is {source.dtype}, self {self.dtype}: ATen raises")
+    if out is not None and not result_buffer(out, shape, self.dtype, self.device).is_contiguous():
+        raise Declined("what is written is not contiguous")
+    plan = Plan("self", "mask", "source", out=None if in_place else out)
+    _expanded(plan, shape, self=self, mask=mask)
+    if not source.is_contiguous():
+        plan.do("source = source.contiguous()")
+    n = torch.Size(shape).numel()
+    blocks, block, offsets = plan_ranks(plan, Code("mask"), n, self.device)
+    if device.interpreted():
+        plan.do("{check}({n}, offsets[{blocks}])", check=_refuse_few, n=source.numel(), blocks=blocks)
+    result = Code("self") if in_place else plan.result(shape, self.dtype, self.device)
+    plan.launch(
+        _insert_kernel, (blocks,), Code("self"), Code("mask"), offsets, Code("source"), result,
+        n, source.numel(), not in_place, block, num_warps=_warps(block),
+    )  # fmt: skip
+    return plan.build(result)
 
 
 def plan_selection(plan: Plan, n: int, dtype: torch.dtype, where: torch.device) -> Planned:

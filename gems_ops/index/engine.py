@@ -31,13 +31,13 @@ INTERPRETER_TILE = 1 << 16  # the interpreter pays per program, not per element
 
 GATHER = "tl.store(dense_ptr + dense_offset, tl.load(table_ptr + table_offset, mask=inside), mask=inside)"
 SCATTER = "tl.store(table_ptr + table_offset, tl.load(dense_ptr + dense_offset, mask=inside).to(table_ptr.dtype.element_ty), mask=inside)"
-FILL = "tl.store(table_ptr + table_offset, tl.full((BLOCK_ROWS, BLOCK_COLS), 0, table_ptr.dtype.element_ty) + bits(value, table_ptr.dtype.element_ty), mask=inside)"
-ADD_VALUE = "tl.atomic_add(table_ptr + table_offset, tl.full((BLOCK_ROWS, BLOCK_COLS), 0, table_ptr.dtype.element_ty) + bits(value, table_ptr.dtype.element_ty), mask=inside, sem='relaxed')"
-# Tables of these hold the order of numbers (see reducing).
-MAX, MIN = (
-    f"tl.atomic_{how}(table_ptr + table_offset, order_of(tl.load(dense_ptr + dense_offset, mask=inside), {how == 'max'}), mask=inside, sem='relaxed')"
-    for how in ("max", "min")
-)
+_NUMBER = "(tl.full((BLOCK_ROWS, BLOCK_COLS), 0, table_ptr.dtype.element_ty) + bits(value, table_ptr.dtype.element_ty))"
+FILL = f"tl.store(table_ptr + table_offset, {_NUMBER}, mask=inside)"
+ADD_VALUE = f"tl.atomic_add(table_ptr + table_offset, {_NUMBER}, mask=inside, sem='relaxed')"
+# The table holds orders of numbers (see reducing).
+_ORDER = "order_of(tl.load(dense_ptr + dense_offset, mask=inside), {})"
+MAX = f"tl.atomic_max(table_ptr + table_offset, {_ORDER.format(True)}, mask=inside, sem='relaxed')"
+MIN = f"tl.atomic_min(table_ptr + table_offset, {_ORDER.format(False)}, mask=inside, sem='relaxed')"
 PLACE = "tl.store(dense_ptr + dense_offset, table_offset.to(dense_ptr.dtype.element_ty), mask=inside)"  # reads no table
 ADD = "tl.atomic_add(table_ptr + table_offset, tl.load(dense_ptr + dense_offset, mask=inside).to(table_ptr.dtype.element_ty), mask=inside, sem='relaxed')"
 ADD_SCALED = ADD.replace(", mask=inside, sem", " * tl.cast(alpha, table_ptr.dtype.element_ty), mask=inside, sem")

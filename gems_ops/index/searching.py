@@ -1,4 +1,4 @@
-"""Binary search in sorted sequences: searchsorted, bucketize, isin; and take, which reads a tensor as if it were flat."""
+"""Binary search in sorted sequences: searchsorted, bucketize, isin, repeat_interleave; and take, which reads a tensor flat."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from gems_ops.workloads import Workload, random_like
 from gems_runtime import LibEntry, device
 
 BLOCK = 512
+INTERPRETER_BLOCK = 1 << 14  # the interpreter pays per program, not per element
 
 
 @triton.jit
@@ -175,3 +176,61 @@ def take(self: Tensor, index: Tensor, out: Tensor | None = None) -> Planned:
     places = Index(Code("index"), index.stride(), self.numel(), 1)
     plan_indexed(plan, GATHER, Code("self"), result, [places], index.shape, (0,) * index.dim(), strides, wraps=True)
     return plan.build(result)
+
+
+@LibEntry
+@triton.jit(do_not_specialize=["total", "n", "n_steps"], debug=True)
+def _owners_kernel(end_ptr, out_ptr, total, n, n_steps, BLOCK: tl.constexpr):
+    """Which run each of `total` elements is in; runs end at end[n]."""
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    tl.device_assert(tl.load(end_ptr + n - 1) == total, "repeat_interleave: output_size is not the sum of repeats")
+    owner = _places(end_ptr, i, tl.zeros((BLOCK,), tl.int32), n, n_steps, True, BLOCK)
+    start = tl.load(end_ptr + owner - 1, mask=(owner > 0) & (i < total), other=0)
+    tl.device_assert((i >= total) | (start <= i), "repeat_interleave: repeats can not be negative")
+    tl.store(out_ptr + i, owner.to(out_ptr.dtype.element_ty), mask=i < total)
+
+
+def _repeats(dtype: torch.dtype) -> Iterator[Sample]:
+    for repeats in ((3,), (2, 0, 5, 1), (0, 0, 4), (0, 0)):
+        yield Sample((torch.tensor(repeats, dtype=dtype),))
+        yield Sample((torch.tensor(repeats, dtype=dtype),), {"output_size": sum(repeats)})
+    yield Sample((values((700,), dtype, 0, 5)[::2],))
+
+
+def _refuse_repeats(repeats: Tensor, total: Tensor | int, output_size: int | None) -> int:
+    """How long the result is."""
+    if bool((repeats < 0).any()) or output_size not in (None, int(total)):
+        raise Declined("negative repeats, or output_size is not their sum: ATen raises")
+    return int(total)
+
+
+def _repeats_bench() -> tuple[Workload, ...]:
+    def make(dtype: torch.dtype, where: torch.device) -> tuple[tuple, dict]:
+        return (torch.randint(0, 16, (1 << 20,), device=where),), {}
+
+    return (Workload("1048576 of 0 to 15", make, dtypes=(torch.int64,)),)
+
+
+@planned(
+    "aten::repeat_interleave.Tensor", dtypes=frozenset({torch.int32, torch.int64}), samples=_repeats, waits=True,
+    bench=_repeats_bench(), opinfo=("repeat_interleave",),
+)  # fmt: skip
+def repeat_interleave(repeats: Tensor, output_size: int | None = None) -> Planned:
+    """Each index as often as repeats says."""
+    if repeats.dim() != 1:
+        raise Declined(f"repeats of {repeats.dim()} dimensions: ATen raises")
+    n, where = repeats.numel(), repeats.device
+    plan = Plan("repeats", "_output_size")
+    plan.do("ends = {cumsum}(repeats, 0)", cumsum=torch.cumsum)
+    if where.type == "meta":  # compiling for a target with no device
+        plan.do("total = {total}", total=n)
+    elif output_size is None or device.interpreted():
+        plan.do("total = {total}(repeats, ends[-1], _output_size)", total=_refuse_repeats)
+    else:
+        plan.do("total = _output_size")
+    plan.do("out = {empty}(total, dtype={dtype}, device={where})", empty=torch.empty, dtype=repeats.dtype, where=where)
+    plan.do("if total == 0: return out")
+    block = INTERPRETER_BLOCK if device.interpreted() else BLOCK
+    grid = Code(f"(-(-total // {block}),)")
+    plan.launch(_owners_kernel, grid, Code("ends"), Code("out"), Code("total"), n, n.bit_length(), block)
+    return plan.build("out")

@@ -78,10 +78,43 @@ def test_compaction_across_blocks(n: int, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(compact, "device", type("Device", (), {"interpreted": staticmethod(lambda: False)}))
     x = (torch.arange(n, device=HERE) % 7 > 2).to(torch.int32)
     values = torch.arange(n, device=HERE)
-    native = x.nonzero(), values.masked_select(x.bool())
-    with flag_gems.use_gems(include=["nonzero", "masked_select"]):
-        ours = x.nonzero(), values.masked_select(x.bool())
+    native = x.nonzero(), values.masked_select(x.bool()), values.masked_scatter(x.bool(), values), values[x.bool()]
+    with flag_gems.use_gems(include=["nonzero", "masked_select", "masked_scatter", "index"]):
+        ours = x.nonzero(), values.masked_select(x.bool()), values.masked_scatter(x.bool(), values), values[x.bool()]
     assert all(map(torch.equal, ours, native))
+
+
+REFUSED = {
+    "masked_scatter": lambda: table().masked_scatter_(table() > 3, at(1, 2).float()),
+    "repeat_interleave": lambda: torch.repeat_interleave(at(2, -1, 3)),
+    "repeat_interleave of another size": lambda: torch.repeat_interleave(at(2, 1), output_size=4),
+}
+
+
+@pytest.mark.skipif(ON_GPU, reason="some are asserts on the device, which end the process")
+@pytest.mark.parametrize("name", REFUSED)
+def test_sources_and_counts_that_do_not_fit_raise_atens_error(name: str) -> None:
+    def error() -> str:
+        with pytest.raises(RuntimeError) as found:
+            REFUSED[name]()
+        return str(found.value)
+
+    native = error()
+    with flag_gems.use_gems(include=[name.split()[0]]):
+        assert error() == native
+
+
+@pytest.mark.parametrize("n", [1, 15, 16, 17, 60])
+def test_repeats_across_blocks(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gems_ops.index import searching
+
+    monkeypatch.setattr(searching, "INTERPRETER_BLOCK", 16)
+    repeats = torch.arange(n, device=HERE) % 4
+    native, served = torch.repeat_interleave(repeats), counts_of("aten::repeat_interleave.Tensor").served
+    with flag_gems.use_gems(include=["repeat_interleave"]):
+        assert torch.equal(torch.repeat_interleave(repeats), native)
+        assert torch.equal(torch.repeat_interleave(repeats, output_size=len(native)), native)
+    assert counts_of("aten::repeat_interleave.Tensor").served == served + 2
 
 
 def test_sums_of_one_place() -> None:
