@@ -18,6 +18,20 @@ _TILE = 256  # elements of a program whose rows are shorter
 _INTERPRETER_TILE = 1 << 14  # the interpreter pays per program, not per element
 
 
+@triton.jit
+def sorted_columns(x, cols, n_cols, DESCENDING: tl.constexpr):
+    """The columns [R, N] that the elements of rows x stand in, in the order of a stable sort; those past the end come last."""
+    # The order of what is past the end is the greatest, and its column greater than those of nans.
+    key = tl.where(cols < n_cols, ordered(x, DESCENDING), 0xFFFFFFFF)
+    if x.dtype.primitive_bitwidth <= 16:
+        packed_16 = ((key & 0xFFFF) << 16) | cols.to(tl.uint32)
+        return (tl.sort(packed_16) & 0xFFFF).to(tl.int32)
+    else:
+        # The signed order of these is the unsigned one of the keys.
+        packed = ((key ^ 0x80000000).to(tl.int32, bitcast=True).to(tl.int64) << 32) | cols
+        return (tl.sort(packed) & 0xFFFF).to(tl.int32)
+
+
 @LibEntry
 @triton.jit
 def _bitonic_kernel(
@@ -29,27 +43,24 @@ def _bitonic_kernel(
     cols = tl.arange(0, BLOCK_N)[None, :]
     ok = (rows < n_rows) & (cols < n_cols)
     x = tl.load(x_ptr + rows * n_cols + cols, mask=ok, other=0)
-    # What is past the end comes last: its order is the greatest, its column greater than those of nans.
-    key = tl.where(cols < n_cols, ordered(x, DESCENDING), 0xFFFFFFFF)
-    if x.dtype.primitive_bitwidth <= 16:
-        packed_16 = ((key & 0xFFFF) << 16) | cols.to(tl.uint32)
-        column = (tl.sort(packed_16) & 0xFFFF).to(tl.int32)
-    else:
-        # The signed order of these is the unsigned one of the keys.
-        packed = ((key ^ 0x80000000).to(tl.int32, bitcast=True).to(tl.int64) << 32) | cols
-        column = (tl.sort(packed) & 0xFFFF).to(tl.int32)
+    column = sorted_columns(x, cols, n_cols, DESCENDING)
     kept = (rows < n_rows) & (cols < n_kept)
     tl.store(values_ptr + rows * n_kept + cols, tl.load(x_ptr + rows * n_cols + column, mask=kept, other=0), mask=kept)
     index = tl.load(from_ptr + rows * n_cols + column, mask=kept, other=0) if FROM else column
     tl.store(indices_ptr + rows * n_kept + cols, index.to(tl.int64), mask=kept)
 
 
+def short_row_tile(n_rows: int, n_cols: int) -> tuple[int, int]:
+    """(rows, columns) of a program that sorts rows in registers, with one warp."""
+    block = triton.next_power_of_2(n_cols)
+    tile = _INTERPRETER_TILE if device.interpreted() else _TILE
+    return min(max(tile // block, 1), triton.next_power_of_2(n_rows)), block
+
+
 def sort_short_rows(x: Tensor, descending: bool, values: Tensor, indices: Tensor, index: Tensor | None, n_kept: int) -> None:
     """Sort x [rows, n_cols] and write the first n_kept of each row to values and indices [rows, n_kept]."""
     n_rows, n_cols = x.shape
-    block = triton.next_power_of_2(n_cols)
-    tile = _INTERPRETER_TILE if device.interpreted() else _TILE
-    block_rows = min(max(tile // block, 1), triton.next_power_of_2(n_rows))
+    block_rows, block = short_row_tile(n_rows, n_cols)
     _bitonic_kernel[(triton.cdiv(n_rows, block_rows),)](
         x, x if index is None else index, values, indices, n_rows, n_cols, n_kept,
         descending, index is not None, block_rows, block, num_warps=1,

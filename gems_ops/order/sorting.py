@@ -21,12 +21,12 @@ _LEAST_CHUNK, _MOST_K = 512, 2048
 _FEW_ROWS, _LONG_ROW = 512, 65536
 
 
-def _matrix(x: Tensor, dim: int) -> Tensor:
+def matrix(x: Tensor, dim: int) -> Tensor:
     """x with dim last, contiguous, as a matrix."""
     return (x.movedim(dim, -1) if x.dim() else x).contiguous().view(-1, x.shape[dim] if x.dim() else 1)
 
 
-def _dimension(x: Tensor, dim: int) -> int:
+def dimension(x: Tensor, dim: int) -> int:
     """How many elements x has along dim. Declines a dim out of range."""
     ndim = max(x.dim(), 1)
     if not -ndim <= dim < ndim:
@@ -37,8 +37,8 @@ def _dimension(x: Tensor, dim: int) -> int:
 def _along(x: Tensor, dim: int, outs: tuple[Tensor, Tensor], rows: Callable[[Tensor, Tensor, Tensor], None]) -> tuple[Tensor, Tensor]:
     """Let `rows` fill matrices of the results, which are `outs` themselves where dim is the last of dense tensors."""
     direct = all(t.is_contiguous() and dim in (-1, max(t.dim() - 1, 0)) for t in outs)
-    found = outs if direct else tuple(torch.empty_like(_matrix(t, dim)) for t in outs)
-    rows(_matrix(x, dim), *found)
+    found = outs if direct else tuple(torch.empty_like(matrix(t, dim)) for t in outs)
+    rows(matrix(x, dim), *found)
     if not direct:
         for t, source in zip(outs, found, strict=True):
             target = t.movedim(dim, -1) if t.dim() else t
@@ -77,7 +77,7 @@ def sort(
     self: Tensor, *, stable: bool | None, dim: int = -1, descending: bool = False, out: tuple[Tensor, Tensor] | None = None
 ) -> tuple[Tensor, Tensor]:
     """The values in order along dim, nan as the greatest, and where each was. Always stable."""
-    if not is_short(_dimension(self, dim), self.dtype):
+    if not is_short(dimension(self, dim), self.dtype):
         raise Declined("rows this long are sorted faster by ATen")
     # New results keep the order of the dimensions in memory.
     dtypes = (self.dtype, torch.int64)
@@ -122,7 +122,7 @@ def topk(
     self: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True, out: tuple[Tensor, Tensor] | None = None  # noqa: A002
 ) -> tuple[Tensor, Tensor]:
     """The k largest (or smallest) along dim in order, nan as the greatest, and where they were; of equal ones the first."""
-    n = _dimension(self, dim)
+    n = dimension(self, dim)
     n_rows = self.numel() // n
     short = is_short(n, self.dtype)
     if not 0 < k <= n:

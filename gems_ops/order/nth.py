@@ -1,0 +1,161 @@
+"""kthvalue, median and mode of short rows: sorted in registers, of which one element is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from gems_ops.op import NUMBERS, Declined, Sample, op, result_buffer
+from gems_ops.order.bitonic import short_row_tile, sorted_columns
+from gems_ops.order.keys import ordered
+from gems_ops.order.radix import is_short
+from gems_ops.order.sorting import dimension, matrix
+from gems_ops.rows.access import widen
+from gems_ops.workloads import Workload
+from gems_runtime import LibEntry
+
+KTH, MEDIAN, MODE = "kth", "median", "mode"
+SHORT = frozenset(d for d in NUMBERS if d.itemsize <= 4)
+
+
+@triton.jit
+def _joined(key_a, length_a, key_b, length_b):
+    """Of two neighbouring stretches of a sorted row, the last key and how many of the last elements have it."""
+    return key_b, tl.where(key_a == key_b, length_a + length_b, length_b)
+
+
+@LibEntry
+@triton.jit(do_not_specialize=["k"])
+def _nth_kernel(
+    x_ptr, values_ptr, indices_ptr, n_rows, n_cols, k, WHICH: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr
+):  # fmt: skip
+    # int64: row * n_cols passes 2**31
+    row = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
+    rows, cols = row[:, None], tl.arange(0, BLOCK_N)[None, :]
+    ok = (rows < n_rows) & (cols < n_cols)
+    x = tl.load(x_ptr + rows * n_cols + cols, mask=ok, other=0)
+    column = sorted_columns(x, cols, n_cols, False)
+    if WHICH == "mode":
+        x = tl.load(x_ptr + rows * n_cols + column, mask=ok, other=0)
+        key = ordered(x, False).to(tl.int64)
+        # nan differs from nan, so each has a key of its own; what is past the end counts for nothing
+        if x.dtype.is_floating():
+            key = tl.where(widen(x) != widen(x), cols.to(tl.int64) + (1 << 32), key)
+        key = tl.where(cols < n_cols, key, 1 << 40)
+        _, length = tl.associative_scan((key, ok.to(tl.int32)), 1, _joined)
+        # the first run of the greatest length, where it ends: the smallest of several values
+        longest = tl.max(length, 1)[:, None]
+        place = tl.min(tl.where(ok & (length == longest), cols, BLOCK_N), 1)[:, None]
+    elif WHICH == "median":
+        place = (rows * 0 + (n_cols - 1) // 2).to(tl.int32)
+        if x.dtype.is_floating():
+            n_nan = tl.sum((ok & (widen(x) != widen(x))).to(tl.int32), 1)[:, None]
+            place = tl.where(n_nan > 0, n_cols - n_nan, place)
+    else:
+        place = (rows * 0 + k).to(tl.int32)
+    chosen = tl.sum(tl.where(cols == place, column, 0), 1)
+    value = tl.load(x_ptr + row * n_cols + chosen, mask=row < n_rows, other=0)
+    tl.store(values_ptr + row, value, mask=row < n_rows)
+    tl.store(indices_ptr + row, chosen.to(tl.int64), mask=row < n_rows)
+
+
+def _nth(x: Tensor, which: str, k: int, values: Tensor, indices: Tensor) -> None:
+    """One element of each row of x [rows, n_cols], and where it is, to the dense values and indices."""
+    n_rows, n_cols = x.shape
+    block_rows, block = short_row_tile(n_rows, n_cols)
+    _nth_kernel[(triton.cdiv(n_rows, block_rows),)](
+        x, values, indices, n_rows, n_cols, k, which, block_rows, block, num_warps=1
+    )  # fmt: skip
+
+
+def _along(
+    self: Tensor, which: str, k: int, dim: int, keepdim: bool, out: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor, Tensor]:
+    n = dimension(self, dim)
+    if not is_short(n, self.dtype):
+        raise Declined(f"rows of {n} are too long to be sorted in registers")
+    if not 0 <= k < n:
+        raise Declined(f"k is {k + 1} of {n}: ATen raises")
+    shape = list(self.shape)
+    if shape:
+        shape[dim : dim + 1 or None] = [1] * keepdim
+    given = zip(out or (None, None), (self.dtype, torch.int64), strict=True)
+    outs = tuple(result_buffer(t, shape, dtype, self.device) for t, dtype in given)
+    if not all(t.is_contiguous() for t in outs):
+        raise Declined("out= is not contiguous")
+    _nth(matrix(self, dim), which, k, *outs)
+    return outs
+
+
+def _rows(*rest: Callable[[int], int]) -> Callable[[torch.dtype], Iterator[Sample]]:
+    """Rows of distinct numbers: of equal ones ATen may name any. `rest` gives other arguments for a number of columns."""
+
+    def make(dtype: torch.dtype) -> Iterator[Sample]:
+        for shape in ((), (1,), (7,), (3, 5), (2, 3, 4), (40, 2)):
+            n = torch.Size(shape).numel()
+            x = torch.randperm(n, generator=torch.Generator().manual_seed(n)).view(shape).to(dtype)
+            for dim in {-1, 0}:
+                more = tuple(f(x.shape[dim] if shape else 1) for f in rest)
+                yield Sample((x, *more, dim, bool(dim)))
+                if x.dim() > 1:
+                    more = tuple(f(x.shape[-1 - dim]) for f in rest)
+                    yield Sample((x.transpose(0, -1), *more, dim))
+
+    return make
+
+
+def _bench(*rest: object) -> tuple[Workload, ...]:
+    def make(dtype: torch.dtype, where: torch.device) -> tuple[tuple, dict]:
+        # Distinct in every row, so that ATen's choice of equal ones does not matter.
+        rows = torch.arange(256, device=where).repeat(65536, 1)
+        steps = torch.randint(0, 256, (65536, 1), device=where)
+        return (((rows * 77 + steps) % 256).to(dtype), *rest), {}
+
+    return (Workload("65536x256", make),)
+
+
+# torch.testing's samples have equal elements; test_order_seams.py has ours
+@op("aten::kthvalue", dtypes=SHORT, samples=_rows(lambda n: (n + 1) // 2), bench=_bench(100), opinfo=("none",))
+def kthvalue(
+    self: Tensor, k: int, dim: int = -1, keepdim: bool = False, out: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """The k-th smallest along dim, nan as the greatest, and where it is."""
+    return _along(self, KTH, k - 1, dim, keepdim, out)
+
+
+@op("aten::median.dim", dtypes=SHORT, samples=_rows(), bench=_bench(-1), opinfo=("none",))
+def median_dim(
+    self: Tensor, dim: int, keepdim: bool = False, out: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """The lower of the middle elements along dim and where it is; the first nan, if there is one."""
+    return _along(self, MEDIAN, 0, dim, keepdim, out)
+
+
+@op("aten::mode", dtypes=SHORT, samples=_rows(), bench=_bench(), opinfo=("none",))
+def mode(
+    self: Tensor, dim: int = -1, keepdim: bool = False, out: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """The most frequent value along dim, the smallest of several, and the last place that has it."""
+    return _along(self, MODE, 0, dim, keepdim, out)
+
+
+def _tensors(dtype: torch.dtype) -> Iterator[Sample]:
+    for sample in _rows()(dtype):
+        yield Sample(sample.args[:1])
+    if dtype.is_floating_point:
+        yield Sample((torch.tensor([3.0, float("nan"), 1.0], dtype=dtype),))
+
+
+@op("aten::median", dtypes=SHORT, samples=_tensors, opinfo=("median",))
+def median(self: Tensor, out: Tensor | None = None) -> Tensor:
+    """The lower of the middle elements, or nan if there is one."""
+    n = self.numel()
+    if not is_short(n, self.dtype):
+        raise Declined(f"{n} elements are too many to be sorted in registers")
+    found = result_buffer(out, (), self.dtype, self.device)
+    _nth(self.contiguous().view(1, n), MEDIAN, 0, found, found.new_empty((), dtype=torch.int64))
+    return found
