@@ -139,8 +139,29 @@ def _masked_assignments(dtype: torch.dtype, accumulate: bool) -> Iterator[Sample
     yield Sample((values((4, 6), dtype), [mask & False], values((1,), dtype), accumulate))
 
 
+def _put_bench() -> tuple[Workload, ...]:
+    n = 8192
+
+    def rows(dtype: torch.dtype, where: torch.device) -> tuple[tuple, dict]:
+        x, source = (random_like((n, n), dtype, where) for _ in "ab")
+        return (x, [torch.randperm(n, device=where)], source), {}
+
+    def masked(dtype: torch.dtype, where: torch.device) -> tuple[tuple, dict]:
+        return (random_like((n, n), dtype, where), [random_like((n, n), torch.bool, where)], random_like((), dtype, where)), {}
+
+    def added(dtype: torch.dtype, where: torch.device) -> tuple[tuple, dict]:
+        index = torch.randint(0, 32000, (16384,), device=where)
+        return (random_like((32000, 4096), dtype, where), [index], random_like((16384, 4096), dtype, where), True), {}
+
+    return (
+        Workload("rows of 8192x8192", rows), Workload("a number, half of 8192x8192", masked),
+        Workload("16384 added into 32000x4096", added),
+    )  # fmt: skip
+
+
 @planned(
     "aten::index_put", dtypes=ALL, samples=_assignments, argument_dtypes={"indices": INDEX_DTYPES}, in_place=True,
+    bench=_put_bench(),
 )  # fmt: skip
 def index_put(
     self: Tensor, indices: list[Tensor | None], values: Tensor, accumulate: bool = False, out: Tensor | None = None,

@@ -22,6 +22,7 @@ from gems_ops.op import NUMBERS, Declined, Sample, planned, result_buffer
 from gems_ops.plan import Code, Plan, Planned
 from gems_ops.samples import layouts, values
 from gems_ops.shape.walk import bits_of
+from gems_ops.workloads import Workload
 from gems_runtime import LibEntry
 
 
@@ -56,9 +57,18 @@ def _reductions(dtype: torch.dtype) -> Iterator[Sample]:
             yield Sample((x.flip(0), 0, torch.tensor([0, 0, 1, 1, 0, 2]), x, how), {"include_self": False})
 
 
+def _bench() -> tuple[Workload, ...]:
+    (scattering,) = square("src")
+
+    def make(dtype: torch.dtype, where: torch.device) -> tuple[tuple, dict]:
+        return (*scattering.make(dtype, where)[0], "amax"), {}
+
+    return (Workload(f"{scattering.label}, largest", make),)
+
+
 @planned(
     "aten::scatter_reduce.two", dtypes=NUMBERS, samples=_reductions, argument_dtypes={"index": LONG}, in_place=True,
-    bench=square("src", "amax"), opinfo=tuple(f"scatter_reduce.{how}" for how in ("sum", "amax", "amin")),
+    bench=_bench(), opinfo=tuple(f"scatter_reduce.{how}" for how in ("sum", "amax", "amin")),
 )  # fmt: skip
 def scatter_reduce(
     self: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str, include_self: bool = True, out: Tensor | None = None,
