@@ -96,10 +96,11 @@ def _plan_slices(
     tile = INTERPRETER_TILE if device.interpreted() else TILE
     block_cols = min(triton.next_power_of_2(n_cols), tile)
     block_rows = tile // block_cols
-    plan.do(f"n_rows = found * {n_outer}")
+    plan.do("n_rows = found * {n_outer}", n_outer=n_outer)
+    # numbers are bound, not written, so that masks of other shapes have the same text (see Plan)
+    grid = Code(f"(-(-n_rows // {plan.bind(block_rows)}) * {plan.bind(triton.cdiv(n_cols, block_cols))},)")
     plan.launch(
-        _slices_kernel, Code(f"(-(-n_rows // {block_rows}) * {triton.cdiv(n_cols, block_cols)},)"), table, Code("places"), dense,
-        Code("n_rows"), Code("found"), n_cols, *table_strides, *dense_strides, action, block_rows, block_cols,
+        _slices_kernel, grid, table, Code("places"), dense, Code("n_rows"), Code("found"), n_cols, *table_strides, *dense_strides, action, block_rows, block_cols,
         num_warps=max(1, min(8, block_rows * block_cols // 512)),
     )  # fmt: skip
 
@@ -118,7 +119,7 @@ def plan_masked_index(plan: Plan, self: Tensor, indices: Sequence[Tensor | None]
         empty=torch.empty, before=tuple(before), after=tuple(after), dtype=self.dtype, where=self.device,
     )  # fmt: skip
     plan.do("if found == 0: return out")
-    dense_strides = (Code(f"found * {n_cols}"), n_cols, 1)
+    dense_strides = (Code(f"found * {plan.bind(n_cols)}"), n_cols, 1)
     _plan_slices(plan, READ, Code("self"), Code("out"), n_outer, n_cols, (n * n_cols, n_cols, 1), dense_strides)
     return plan.build("out")
 

@@ -231,6 +231,6 @@ def repeat_interleave(repeats: Tensor, output_size: int | None = None) -> Planne
     plan.do("out = {empty}(total, dtype={dtype}, device={where})", empty=torch.empty, dtype=repeats.dtype, where=where)
     plan.do("if total == 0: return out")
     block = INTERPRETER_BLOCK if device.interpreted() else BLOCK
-    grid = Code(f"(-(-total // {block}),)")
+    grid = Code(f"(-(-total // {plan.bind(block)}),)")
     plan.launch(_owners_kernel, grid, Code("ends"), Code("out"), Code("total"), n, n.bit_length(), block)
     return plan.build("out")

@@ -178,21 +178,40 @@ def test_gradients_of_indexing_are_ours(name: str) -> None:
     assert counts_of("aten::_index_put_impl_").served == before + 1
 
 
-def test_sums_by_index_are_the_same_on_every_run() -> None:
+@pytest.mark.parametrize("width", [40, 1030])
+def test_sums_by_index_are_the_same_on_every_run(width: int) -> None:
     """Also where a deterministic algorithm is asked for: this is one. Long runs hold chunks, and begin and end in others."""
     g = torch.Generator().manual_seed(0)
     places = torch.randint(0, 3, (700,), generator=g).to(HERE)
-    values = torch.randn(700, 40, generator=g).to(HERE)
+    values = torch.randn(700, width, generator=g).to(HERE)
     served = counts_of("aten::index_put_").served
     torch.use_deterministic_algorithms(True)
     try:
         with flag_gems.use_gems(include=["aten::index_put"]):
-            first, second = (torch.zeros(5, 40, device=HERE).index_put_((places,), values, accumulate=True) for _ in "ab")
+            first, second = (torch.zeros(5, width, device=HERE).index_put_((places,), values, accumulate=True) for _ in "ab")
     finally:
         torch.use_deterministic_algorithms(False)
     assert counts_of("aten::index_put_").served == served + 2
-    exact = torch.zeros(5, 40, dtype=torch.float64).index_add_(0, places.cpu(), values.cpu().double())
+    exact = torch.zeros(5, width, dtype=torch.float64).index_add_(0, places.cpu(), values.cpu().double())
     assert torch.equal(first, second) and torch.allclose(first.cpu().double(), exact, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(40, 9), (3, 40, 9), (3, 40), (2, 40, 70)])
+def test_masks_of_several_tiles(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    from gems_ops.index import masks
+
+    monkeypatch.setattr(masks, "INTERPRETER_TILE", 64)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(HERE)
+    place = [*[None] * (shape[0] != 40), torch.arange(40, device=HERE) % 3 != 1]
+
+    def results() -> list[Tensor]:
+        chosen = torch.ops.aten.index(x, place)
+        return [chosen, *(torch.ops.aten.index_put(x, place, chosen.flip(0), added) for added in (False, True))]
+
+    native, served = results(), counts_of("aten::index.Tensor").served
+    with flag_gems.use_gems(include=["index", "index_put"]):
+        assert all(map(torch.equal, results(), native))
+    assert counts_of("aten::index.Tensor").served == served + 1
 
 
 @pytest.mark.parametrize("count", [2, 4])
