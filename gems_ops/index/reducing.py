@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from gems_ops.create.fill import fill_dense
 from gems_ops.create.numbers import block_of
 from gems_ops.index.along import LONG, SUMMED, each_place, indices, plan_sums, square
 from gems_ops.index.engine import ADD, ADD_VALUE, FILL, MAX, MIN, Index, plan_indexed, refuse_when_deterministic, without
@@ -91,11 +92,19 @@ def scatter_reduce(
         plan_indexed(plan, FILL, target, 0, [places], *walked, contiguous_strides(index.shape))
     plan_indexed(plan, ADD, target, Code("src"), [places], *walked, src.stride())
     if reduce == "mean":
-        first = int(include_self)
-        plan.do(f"counts = {{like}}({target}, {{first}}, dtype={{dtype}})", like=torch.full_like, first=first, dtype=torch.int32)
-        plan_indexed(plan, ADD_VALUE, Code("counts"), 1, [places], *walked, contiguous_strides(index.shape))
-        plan.do(f"{target}.div_(counts.clamp_(min=1))")
+        _plan_division(plan, self, dim, index, target, int(include_self))
     return plan.build(result)
+
+
+def _plan_division(plan: Plan, self: Tensor, dim: int, index: Tensor, target: Code, first: int) -> None:
+    """Divide what was added up by how many there were, `first` and those that index names; by 1 where there were none."""
+    counts = plan.empty("counts", self.shape, torch.int32, self.device)
+    fill_dense(plan, counts, self.numel(), torch.int32, first)
+    strides = contiguous_strides(self.shape)
+    places = Index(Code("index"), index.stride(), self.shape[dim], strides[dim])
+    dense = contiguous_strides(index.shape)
+    plan_indexed(plan, ADD_VALUE, counts, 1, [places], index.shape, without(strides, dim), dense)
+    plan.do(f"{target}.div_({counts}.clamp_(min=1))")
 
 
 def _plan_extremum(

@@ -145,6 +145,21 @@ def test_orders_of_numbers_are_theirs() -> None:
             assert last.isnan().all() and beside[8].isnan()
 
 
+@pytest.mark.parametrize("how", ["sum", "mean", "amax"])
+def test_reductions_into_a_tensor_with_gaps(how: str) -> None:
+    index = torch.arange(48, device=HERE).remainder(3).view(8, 6)
+
+    def result() -> Tensor:
+        whole = torch.zeros(9, 40, device=HERE)
+        whole[1:, ::7].scatter_reduce_(0, index, torch.arange(48.0, device=HERE).view(8, 6), how)
+        return whole
+
+    native, served = result(), counts_of("aten::scatter_reduce_.two").served
+    with flag_gems.use_gems(include=["scatter_reduce"]):
+        assert torch.equal(result(), native)
+    assert counts_of("aten::scatter_reduce_.two").served == served + 1
+
+
 def test_deterministic_algorithms_are_atens() -> None:
     declined = counts_of("aten::scatter_add").declined
     torch.use_deterministic_algorithms(True)
