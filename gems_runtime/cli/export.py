@@ -31,12 +31,12 @@ def _run(options: argparse.Namespace) -> int:
     device = lambda record: str(record.fields["device"].get("name"))
     held = [r for r in store.current().records() if options.kernel in r.kernel and options.device in device(r)]
     if not held:
-        raise GemsError(f"the store {store.current().directory} has nothing to export")
+        raise GemsError(f"the store {store.current().where} has nothing to export")
     compiled, toolchain = _kernels(held) if options.with_kernels else ({}, None)
     try:
         bundle.write(options.file, held, compiled, toolchain)
     except OSError as error:
-        raise StoreError(f"{options.file} cannot be written: {error}") from None
+        raise StoreError(f"{options.file} cannot be written: {error.strerror or error}") from None
     decisions = [r for r in held if isinstance(r, Decision)]
     made = {
         "bundle": str(options.file),

@@ -98,7 +98,7 @@ class Store:
         """Write many records to the user's layer. Raises StoreError if they are not kept."""
         own = self._own()
         if own is None:
-            raise StoreError(f"nothing was kept: the store {self.directory} is not used ({self._user.problem or 'it is in memory'})")
+            raise StoreError(f"nothing was kept: {self._unused()}")
         texts = {records.name_of(record): records.encode(record) for record in held}
         try:
             own.put_all(texts)
@@ -194,10 +194,20 @@ class Store:
     def require_writable(self) -> None:
         """Raise StoreError if records could not be kept. Creates nothing that was not there."""
         if self.directory is None:
-            raise StoreError("nothing would be kept: the store is in memory (GEMS_STORE=0, or unusable)")
+            raise StoreError(f"nothing would be kept: {self._unused()}")
         problem = place.why_unwritable(self.directory)
         if problem:
             raise StoreError(f"the store {self.directory} cannot be written: {problem}")
+
+    def _unused(self) -> str:
+        """Why there is no directory to write to."""
+        problem = self._user.problem
+        return f"the store {self.where} is not used: {problem}" if problem else "the store is in memory (GEMS_STORE=0)"
+
+    @property
+    def where(self) -> str:
+        """The directory it was opened for, for people; also when that cannot be used."""
+        return self._user.where
 
     def _before(self) -> list[Layer]:
         return [Layer("overrides", str(self.overrides.path), lambda: [self.overrides])] if self.overrides else []
