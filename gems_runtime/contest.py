@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import triton
 from triton.runtime.autotuner import Autotuner
 
-from gems_runtime import aside, bench, numerics, policy, settings, stats
+from gems_runtime import aside, bench, device, numerics, policy, settings, stats
 from gems_runtime.bench import Timing
 from gems_runtime.candidates import LAUNCH_ERRORS, Call, compile_all, status_of
+from gems_runtime.errors import DeviceLost
 from gems_runtime.options import options_of
 from gems_runtime.ranking import ranked
 
@@ -52,25 +53,34 @@ class Contest:
         # whether the winner gives the default's answer to the bit; None if nobody looked
         self.bitwise: bool | None = None
 
-    def run(self, publish: Callable[[int, Outcome], None] = lambda place, outcome: None) -> None:
-        """Measure what is not known. Each outcome is published as soon as there is one: a killed run loses none."""
-        with aside.natively():
-            self._run(publish)
+    def run(
+        self,
+        publish: Callable[[int, Outcome], None] = lambda place, outcome: None,
+        begin: Callable[[int | None], None] = lambda place: None,
+    ) -> None:
+        """Measure what is not known. Each outcome is published as soon as there is one: a killed run loses none.
 
-    def _run(self, publish: Callable[[int, Outcome], None]) -> None:
+        `begin` is told of each place before its candidate is launched for the first time, and of None after it.
+        Raises DeviceLost.
+        """
+        self._publish, self._begin = publish, begin
+        with aside.natively():
+            self._run()
+
+    def _run(self) -> None:
         pending = self.untimed()
         if not pending:
             return
-        self._publish = publish
         self._errors = dict(zip(pending, compile_all(self._call, [self._candidates[i] for i in pending])))
-        self._gate = self._reference()
+        self._gate = self._made_gate()
         try:
+            self._reference()
             self._timer = _timer(self._call.tuner)
             policy.known(options_of(self._call.tuner).policy)(self)
             self._defend()
             self.bitwise = self._is_bitwise()
         finally:
-            if self._gate is not None:
+            if self._gate is not None and device.works():
                 self._gate.restore()
         # as stock does after benchmarking: the launch that follows finds zeroed what it expects zeroed
         self._call.tuner.pre_hook(self._call.hook_arguments(self._candidates[0]), reset_only=True)
@@ -82,7 +92,9 @@ class Contest:
         return {i: o.timing for i, o in self.outcomes.items() if o.timing is not None}
 
     def time(self, place: int, budget_ms: float | None = None) -> None:
+        self._begin(place)
         self._keep(place, self._measure(place, budget_ms))
+        self._begin(None)
 
     def compare(self, places: list[int]) -> None:
         # a benchmark function of the user's has no rounds
@@ -98,6 +110,12 @@ class Contest:
     def _keep(self, place: int, outcome: Outcome) -> None:
         self.outcomes[place] = outcome
         self._publish(place, outcome)
+        # said of the one that did it: all that are tried after it would fail as well
+        if outcome.status == "runtime" and not device.works():
+            raise DeviceLost(
+                f"{self._candidates[place]} broke the device's context ({outcome.error}); it is not tried again for a week. "
+                "Start the process again; gems-cache warm --isolate tries candidates in processes of their own"
+            )
 
     def _defend(self) -> None:
         """A paired test of the incumbent against the candidate that would take its place."""
@@ -111,22 +129,32 @@ class Contest:
             return None
         return self._gate.passes(self._call.launch(self._candidates[best[0]]), numerics.same_bits)
 
-    def _reference(self) -> numerics.Gate | None:
-        """The gate with its reference taken from the first candidate that runs, or None where there is no check."""
+    def _made_gate(self) -> numerics.Gate | None:
+        """The check of answers, or None where there is none."""
         if not settings.current().check_numerics:
             return None
         named = self._call.named
         if not numerics.fits(named):
             _log.warning("no memory to check the answers of the candidates; the fastest wins unchecked")
             return None
-        gate = numerics.Gate(named)
-        for config in self._candidates:
+        return numerics.Gate(named)
+
+    def _reference(self) -> None:
+        """Give the gate the answer of the first candidate that runs."""
+        for place in self._launchable() if self._gate is not None else ():
+            self._begin(place)
             try:
-                gate.passes(self._call.launch(config))
-                return gate
-            except LAUNCH_ERRORS:
-                continue
-        return gate
+                self._gate.passes(self._call.launch(self._candidates[place]))
+                break
+            except LAUNCH_ERRORS as error:
+                if not device.works():
+                    self._keep(place, Outcome.failed(error))
+        self._begin(None)
+
+    def _launchable(self) -> list[int]:
+        """Places that are not known to fail. One that broke the device the last time would break it again."""
+        failed = {i for i, o in self.outcomes.items() if o.status != "ok"} | {i for i, e in self._errors.items() if e is not None}
+        return [i for i in range(len(self._candidates)) if i not in failed]
 
     def _measure(self, place: int, budget_ms: float | None) -> Outcome:
         error = self._errors.get(place)

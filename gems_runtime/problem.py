@@ -8,13 +8,14 @@ import math
 import platform
 import time
 from collections import Counter
+from collections.abc import Callable
 from functools import cached_property
 
 import torch
 import triton
 from triton.runtime.autotuner import Autotuner
 
-from gems_runtime import bench, fingerprint, flight, policy, settings, stats, store, transfer
+from gems_runtime import bench, fingerprint, flight, policy, settings, stats, store, transfer, vigil
 from gems_runtime.bench import Timing
 from gems_runtime.candidates import Call, failure_of
 from gems_runtime.contest import Contest, Outcome
@@ -158,7 +159,13 @@ class Problem:
         keys = [self._measured(c) for c in self.candidates]
         known = {} if anew else self._known(keys)
         contest = Contest(self.call, self.candidates, known, incumbent)
-        self._contest(contest, lambda i, outcome: self._store.publish(self._measurement(keys[i], self.candidates[i], outcome)))
+        record = lambda i, outcome: self._measurement(keys[i], self.candidates[i], outcome)
+        died = Outcome("runtime", error=vigil.DIED)
+        self._contest(
+            contest,
+            lambda i, outcome: self._store.publish(record(i, outcome)),
+            lambda i: vigil.tell(None if i is None else lambda: record(i, died)),
+        )
         self._store.publish(self._decision(contest, [digest(fields) for fields in keys]))
         return self.candidates[contest.ranking()[0]]
 
@@ -171,8 +178,8 @@ class Problem:
         now = time.time()
         return {i: _outcome(m) for i, m in found.items() if m is not None and m.is_current(now)}
 
-    def _contest(self, contest: Contest, publish: object = lambda place, outcome: None) -> Contest:
-        contest.run(publish)
+    def _contest(self, contest: Contest, *listeners: Callable[..., None]) -> Contest:
+        contest.run(*listeners)
         if not contest.ranking():
             each = "; ".join(f"{self.candidates[i]}: {o.status} ({o.error})" for i, o in contest.outcomes.items())
             raise NoValidConfig(f"every configuration of {self.kernel} failed: {each}")

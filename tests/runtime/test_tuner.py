@@ -17,7 +17,7 @@ from triton.runtime.jit import JITFunction
 from void_device import KERNEL, bench, device_with, forget, load
 
 from gems_runtime import device, settings, stats, store, tuner
-from gems_runtime.errors import NoValidConfig, StoreMiss, UsageError
+from gems_runtime.errors import DeviceLost, NoValidConfig, StoreMiss, UsageError
 from gems_runtime.records import Decision, Measurement
 from gems_runtime.settings import Mode
 from gems_runtime.strategy import by_key
@@ -231,6 +231,40 @@ def test_if_every_configuration_fails_each_is_named_and_no_decision_is_kept(tmp_
     with device_with(effect), pytest.raises(NoValidConfig, match=r"(?s)BLOCK: 64.*oor.*BLOCK: 128.*oor.*BLOCK: 256.*oor"):
         prime(load(tmp_path).kernel)
     assert not [r for r in store.current().records() if isinstance(r, Decision)]
+
+
+def test_a_configuration_that_breaks_the_device_is_the_only_one_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an illegal address every launch of the process fails: that says nothing about the other configurations."""
+
+    def effect(x: torch.Tensor, y: torch.Tensor, n: int, block: int) -> None:
+        if block == 128 or not device.works():
+            monkeypatch.setattr(device, "works", lambda: False)
+            raise RuntimeError("an illegal memory access was encountered")
+
+    with device_with(effect), pytest.raises(DeviceLost, match="BLOCK: 128.*illegal memory"):
+        prime(load(tmp_path).kernel)
+    held = list(store.current().records())
+    assert {r.config["kwargs"]["BLOCK"]: r.status for r in held} == {64: "ok", 128: "runtime"}
+    monkeypatch.undo()
+    # the next process goes on from there
+    assert benchmarks_of(tmp_path, KERNEL) == 1
+
+
+def test_a_default_that_broke_the_device_is_not_launched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    launched: list[int] = []
+
+    def effect(x: torch.Tensor, y: torch.Tensor, n: int, block: int) -> None:
+        launched.append(block)
+        if block == 64:
+            monkeypatch.setattr(device, "works", lambda: False)
+            raise RuntimeError("an illegal memory access was encountered")
+
+    with device_with(effect):
+        with pytest.raises(DeviceLost, match="BLOCK: 64"):
+            prime(load(tmp_path).kernel)
+        monkeypatch.undo()
+        assert launched == [64]
+        assert benchmarks_of(tmp_path, KERNEL) == 2 and 64 not in launched[1:]
 
 
 def test_a_wrong_call_raises_its_own_error(tmp_path: Path) -> None:
