@@ -63,6 +63,10 @@ class Call:
         """What Triton passes to a hook: every argument by name, with the configuration's."""
         return {**dict(zip(self.tuner.arg_names, self.args)), **self.run_kwargs, **config.all_kwargs()}
 
+    def restored_bytes(self) -> int:
+        """Memory for the copies from which arguments are restored around each launch that is timed."""
+        return sum(getattr(self.named.get(name), "nbytes", 0) for name in self.tuner.restore_value)
+
     def launch(self, config: triton.Config) -> Launch:
         """The launch of one configuration, with the hooks that stock Triton runs around it when it benchmarks."""
         hook_arguments = self.hook_arguments(config)

@@ -134,7 +134,7 @@ class Contest:
         if not settings.current().check_numerics:
             return None
         named = self._call.named
-        if not numerics.fits(named):
+        if not numerics.fits(named, timing_bytes(self._call)):
             _log.warning("no memory to check the answers of the candidates; the fastest wins unchecked")
             return None
         return numerics.Gate(named)
@@ -176,6 +176,12 @@ def time_together(call: Call, configs: list[triton.Config]) -> list[Timing]:
     timer = _timer(call.tuner)
     launches = [call.launch(config) for config in configs]
     return timer.compare(launches) if isinstance(timer, bench.Timer) else [timer(launch) for launch in launches]
+
+
+def timing_bytes(call: Call) -> int:
+    """Memory that timing the candidates of a call takes, besides what the call itself has."""
+    flush = bench.flush_bytes() if call.tuner._do_bench is None and not options_of(call.tuner).use_cuda_graph else 0
+    return flush + call.restored_bytes()
 
 
 def _timer(tuner: Autotuner) -> Callable[..., Timing]:

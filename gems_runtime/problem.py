@@ -15,10 +15,10 @@ import torch
 import triton
 from triton.runtime.autotuner import Autotuner
 
-from gems_runtime import bench, fingerprint, flight, policy, settings, stats, store, transfer, vigil
+from gems_runtime import bench, device, fingerprint, flight, policy, settings, stats, store, transfer, vigil
 from gems_runtime.bench import Timing
 from gems_runtime.candidates import Call, failure_of
-from gems_runtime.contest import Contest, Outcome
+from gems_runtime.contest import Contest, Outcome, timing_bytes
 from gems_runtime.errors import NoValidConfig
 from gems_runtime.options import bucket_of, options_of
 from gems_runtime.records import Decision, Json, Measurement, canonical, digest
@@ -105,6 +105,10 @@ class Problem:
         if config is None or (options.valid is not None and not options.valid(config, self.call.named)):
             return None
         return config
+
+    def has_room(self) -> bool:
+        """True if the device has the memory that timing takes."""
+        return device.has_room(timing_bytes(self.call))
 
     def tune(self) -> triton.Config:
         """Benchmark, keep the result and return the winner. One process does it and the others read."""

@@ -188,6 +188,19 @@ def test_reset_and_restore_are_honoured_while_benchmarking(tmp_path: Path) -> No
     assert set(seen) == {(5.0, 0.0)} and x[0] == 5.0
 
 
+def test_without_memory_for_the_copies_nothing_is_timed(
+    tmp_path: Path, own_store: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = KERNEL.replace("do_bench=bench", 'do_bench=bench, restore_value=["x_ptr"]')
+    monkeypatch.setattr(device, "free_bytes", lambda: 5000)  # the copy of x takes 4096, and a fifth is left alone
+    assert prime(load(tmp_path, source).kernel).kwargs == {"BLOCK": 64}
+    assert bench.count == 0 and "too little memory" in caplog.text and not list(store.current().records())
+    # enough to time, and not to check
+    monkeypatch.setattr(device, "free_bytes", lambda: 6000)
+    prime(load(tmp_path, source).kernel)
+    assert bench.count == 3 and "wins unchecked" in caplog.text
+
+
 def test_a_configuration_that_fails_loses_and_is_not_tried_again(tmp_path: Path) -> None:
     def effect(x: torch.Tensor, y: torch.Tensor, n: int, block: int) -> None:
         if block == 64:
