@@ -14,8 +14,9 @@ from triton.runtime._async_compile import AsyncCompileMode, FutureKernel
 from triton.runtime.autotuner import Autotuner
 from triton.runtime.errors import OutOfResources, PTXASError
 
-from gems_runtime import compat, device, settings
+from gems_runtime import compat, device, launch, settings
 from gems_runtime.bench import Launch
+from gems_runtime.records import Json
 
 # What a launch with a bad configuration raises; anything else is the caller's mistake and is passed on.
 LAUNCH_ERRORS = (TritonError, RuntimeError, MemoryError)
@@ -143,6 +144,22 @@ def failure_of(call: Call, config: triton.Config) -> Exception | None:
     except (*LAUNCH_ERRORS, AssertionError) as error:
         return error
     return None
+
+
+def facts_of(call: Call, config: triton.Config) -> dict[str, Json]:
+    """What is known of the compiled code of a configuration that was launched: registers, spills, shared memory, how long it took."""
+    if device.interpreted():
+        return {}
+    kernel = compat.resolve(call.compile(config))
+    if kernel is None:
+        return {}
+    found = {
+        "registers": getattr(kernel, "n_regs", None),
+        "spills": getattr(kernel, "n_spills", None),
+        "shared_bytes": kernel.metadata.shared,
+        "compile_ms": launch.compile_ms(kernel),
+    }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def status_of(error: Exception) -> str:

@@ -14,6 +14,7 @@ from gems_runtime import aside, bench, device, numerics, policy, settings, stats
 from gems_runtime.bench import Timing
 from gems_runtime.candidates import LAUNCH_ERRORS, Call, compile_all, status_of
 from gems_runtime.errors import DeviceLost
+from gems_runtime.launch import count_compiles
 from gems_runtime.options import options_of
 from gems_runtime.ranking import ranked
 
@@ -71,6 +72,7 @@ class Contest:
         pending = self.untimed()
         if not pending:
             return
+        count_compiles()
         self._errors = dict(zip(pending, compile_all(self._call, [self._candidates[i] for i in pending])))
         self._gate = self._made_gate()
         try:

@@ -11,17 +11,17 @@ from collections import Counter
 from collections.abc import Callable
 from functools import cached_property
 
-import torch
 import triton
 from triton.runtime.autotuner import Autotuner
 
-from gems_runtime import bench, device, fingerprint, flight, policy, settings, stats, store, transfer, vigil
+from gems_runtime import bench, device, fingerprint, flight, policy, settings, stats, store, surroundings, transfer, vigil
 from gems_runtime.bench import Timing
-from gems_runtime.candidates import Call, failure_of
+from gems_runtime.candidates import Call, facts_of, failure_of
 from gems_runtime.contest import Contest, Outcome, timing_bytes
 from gems_runtime.errors import NoValidConfig
 from gems_runtime.options import bucket_of, options_of
-from gems_runtime.records import Decision, Json, Measurement, canonical, digest
+from gems_runtime.records import TRANSIENT, Decision, Json, Measurement, canonical, digest
+from gems_runtime.settings import SoftEnv
 from gems_runtime.store import Store
 
 _log = logging.getLogger(__name__)
@@ -68,6 +68,8 @@ class Problem:
     def stored(self) -> triton.Config | None:
         """The decision of the store, if it names a configuration that is a candidate now and works on this device."""
         decision = self._store.decision(self.key)
+        if decision is not None and not _suits(decision):
+            decision = None
         config = self.live(decision)
         if decision is not None and config is None:
             stats.count("rejected")
@@ -82,7 +84,7 @@ class Problem:
     def _is_quarantined(self, config: triton.Config) -> bool:
         """True if it is known here to fail for exactly this problem, so that one process has tried for all."""
         known = self._store.own_measurement(digest(self._measured(config)))
-        return known is not None and known.status != "ok" and known.is_current(time.time())
+        return known is not None and known.status != "ok" and _is_current(known)
 
     def _quarantine(self, config: triton.Config, error: Exception) -> None:
         """Note that what the store says does not work: neither a reader nor a tuning takes it again."""
@@ -179,8 +181,7 @@ class Problem:
 
     def _known(self, keys: list[dict[str, Json]]) -> dict[int, Outcome]:
         found = {i: self._store.measurement(digest(fields)) for i, fields in enumerate(keys)}
-        now = time.time()
-        return {i: _outcome(m) for i, m in found.items() if m is not None and m.is_current(now)}
+        return {i: _outcome(m) for i, m in found.items() if m is not None and _is_current(m)}
 
     def _contest(self, contest: Contest, *listeners: Callable[..., None]) -> Contest:
         contest.run(*listeners)
@@ -193,9 +194,9 @@ class Problem:
         t = outcome.timing
         times = {} if t is None else {"p50_us": t.p50_us, "p20_us": t.p20_us, "p80_us": t.p80_us}
         described = fingerprint.config_fields(config)
-        return Measurement(
-            digest(fields), self.kernel, described, fields, outcome.status, error=outcome.error, **times, **_origin()
-        )
+        details = {} if t is None else {"n": t.n, **facts_of(self.call, config)}
+        more = {"details": details, "soft": dict(surroundings.here()), **_origin()}
+        return Measurement(digest(fields), self.kernel, described, fields, outcome.status, error=outcome.error, **times, **more)
 
     def _decision(self, contest: Contest, measured: list[str]) -> Decision:
         times = {i: timing.p50_us for i, timing in contest.timings().items()}
@@ -204,7 +205,7 @@ class Problem:
         named = ranked[:_TOP] + [i for i in ranked[_TOP:] if i == 0]
         top = [[fingerprint.config_fields(self.candidates[i]), times[i]] for i in named]
         tried = Counter(outcome.status for outcome in contest.outcomes.values())
-        soft = {**_soft(), "measurements": measured, "bitwise": contest.bitwise}
+        soft = {**surroundings.here(), "measurements": measured, "bitwise": contest.bitwise}
         return Decision(self.key, self.kernel, top[0][0], self.fields, top, dict(tried), soft=soft, **_origin())
 
 
@@ -243,16 +244,36 @@ def _protocol(tuner: Autotuner) -> Json:
 
 def _outcome(measurement: Measurement) -> Outcome:
     p50, p20, p80 = measurement.p50_us, measurement.p20_us, measurement.p80_us
-    return Outcome(measurement.status, None if p50 is None else Timing(p50, p20, p80, 0), measurement.error)
+    n = measurement.details.get("n", 0)
+    return Outcome(measurement.status, None if p50 is None else Timing(p50, p20, p80, n), measurement.error)
 
 
 def _origin() -> dict[str, object]:
     return {"time": time.time(), "host": platform.node()[:100]}
 
 
-def _soft() -> dict[str, Json]:
-    """What may matter and does not invalidate: reported, not hashed."""
-    return {"torch": torch.__version__, "cuda": torch.version.cuda, "hip": torch.version.hip}
+_told: set[str] = set()
+
+
+def _suits(decision: Decision) -> bool:
+    """False for one that was made in other surroundings and is to be made anew for that. What a person pinned suits."""
+    policy = settings.current().soft_env
+    other = surroundings.drift(decision.soft) if policy is not SoftEnv.IGNORE and decision.source != "pinned" else {}
+    if policy is SoftEnv.MISS:
+        return not other
+    for name, (was, now) in other.items():
+        if f"{name} {was}" not in _told:
+            _told.add(f"{name} {was}")
+            _log.warning("using configurations chosen with %s %s, here %s; GEMS_SOFT_ENV=miss tunes them anew", name, was, now)
+    return True
+
+
+def _is_current(measurement: Measurement) -> bool:
+    """False once it should be taken again: for its age, or because the surroundings are others."""
+    other = bool(surroundings.drift(measurement.soft))
+    if other and settings.current().soft_env is SoftEnv.MISS:
+        return False
+    return measurement.is_current(time.time()) and not (other and measurement.status in TRANSIENT)
 
 
 def _differences(stored: Json, live: Json, path: str = "") -> list[str]:

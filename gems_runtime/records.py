@@ -13,7 +13,7 @@ import xxhash
 
 Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
 
-SCHEMA = 2
+SCHEMA = 3
 # A decision with its key fields is about 3 KB; anything near these limits was not written by us.
 MAX_TEXT = 64 * 1024
 MAX_DEPTH = 12
@@ -89,6 +89,10 @@ class Measurement:
     p20_us: float | None = _checked(_is_time, default=None)
     p80_us: float | None = _checked(_is_time, default=None)
     error: str = _checked(_is_text(200), default="")
+    # what is known of it besides: n (launches timed), registers, spills, shared_bytes, compile_ms
+    details: dict[str, Json] = _checked(_is_dict, default_factory=dict)
+    # what may matter but does not invalidate: torch, driver, CUDA
+    soft: dict[str, Json] = _checked(_is_dict, default_factory=dict)
     time: float = _checked(_is_number, default=0.0)
     host: str = _checked(_is_text(100), default="")
 
@@ -110,7 +114,7 @@ class Decision:
     # how many candidates ended in each status
     tried: dict[str, int] = _checked(_is_counts)
     source: str = _checked(_is_text(40), default="tuned")
-    # what may matter but does not invalidate: torch, driver, CUDA
+    # as of a measurement; and which measurements it was made from, whether the winner is bitwise the default
     soft: dict[str, Json] = _checked(_is_dict, default_factory=dict)
     time: float = _checked(_is_number, default=0.0)
     host: str = _checked(_is_text(100), default="")

@@ -166,6 +166,16 @@ def test_a_decision_says_whether_the_winner_is_bitwise_the_default(tmp_path: Pat
     assert decision.soft["bitwise"] is expected
 
 
+def test_a_measurement_says_what_is_known_of_the_compiled_code(tmp_path: Path) -> None:
+    source = KERNEL.replace("x + 1", "x + 4444")  # which no other test has compiled
+    prime(load(tmp_path, source).kernel)
+    for found in store.current().records():
+        if isinstance(found, Measurement):
+            details = dict(found.details)
+            assert details.pop("compile_ms") > 0 and details == {"n": 1, "registers": 0, "spills": 0, "shared_bytes": 0}
+            assert found.soft["torch"] == torch.__version__
+
+
 def test_nan_agrees_with_nan(tmp_path: Path) -> None:
     with device_with(lambda x, y, n, block: y.fill_(float("nan"))):
         bench.reset(3.0, 2.0, 1.0)
