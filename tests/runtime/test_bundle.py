@@ -115,7 +115,7 @@ HOSTILE: dict[str, Callable[[dict[str, bytes]], None]] = {
     "no manifest": lambda m: m.pop("manifest.json"),
     "a manifest that is a list": lambda m: m.update({"manifest.json": b"[]"}),
     "a deep manifest": lambda m: m.update({"manifest.json": b"[" * 100_000}),
-    "another schema": lambda m: m.update({"manifest.json": m["manifest.json"].replace(b'"schema": 2', b'"schema": 99')}),
+    "another schema": lambda m: m.update({"manifest.json": m["manifest.json"].replace(b'"schema": %d' % records.SCHEMA, b'"schema": 99')}),
     "names that are no text": lambda m: m.update({"manifest.json": m["manifest.json"].replace(b'"m/', b'["m/', 1)}),
     "one name too many": lambda m: m.update({"manifest.json": m["manifest.json"].replace(b'"d/', b'"d/00", "d/', 1)}),
     "NaN": with_text('"p50_us": 1.5', '"p50_us": NaN'),
