@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import triton
 from triton.runtime.autotuner import Autotuner
 
-from gems_runtime import aside, bench, device, numerics, policy, settings, stats
+from gems_runtime import aside, bench, device, numerics, policy, settings, stats, witness
 from gems_runtime.bench import Timing
 from gems_runtime.candidates import LAUNCH_ERRORS, Call, compile_all, status_of
 from gems_runtime.errors import DeviceLost
@@ -53,6 +54,9 @@ class Contest:
         self.outcomes: dict[int, Outcome] = dict(known)
         # whether the winner gives the default's answer to the bit; None if nobody looked
         self.bitwise: bool | None = None
+        # what spoiled the times, and what is known of the GPU meanwhile
+        self.disturbance = ""
+        self.conditions: dict[str, float] = {}
 
     def run(
         self,
@@ -78,14 +82,23 @@ class Contest:
         try:
             self._reference()
             self._timer = _timer(self._call.tuner)
-            policy.known(options_of(self._call.tuner).policy)(self)
-            self._defend()
+            with self._witnessed():
+                policy.known(options_of(self._call.tuner).policy)(self)
+                self._defend()
             self.bitwise = self._is_bitwise()
         finally:
             if self._gate is not None and device.works():
                 self._gate.restore()
         # as stock does after benchmarking: the launch that follows finds zeroed what it expects zeroed
         self._call.tuner.pre_hook(self._call.hook_arguments(self._candidates[0]), reset_only=True)
+
+    @contextlib.contextmanager
+    def _witnessed(self) -> Iterator[None]:
+        seen = witness.Witness()
+        try:
+            yield
+        finally:
+            self.disturbance, self.conditions = seen.testify(), seen.facts()
 
     def untimed(self) -> list[int]:
         return [i for i in range(len(self._candidates)) if i not in self.outcomes]

@@ -109,6 +109,13 @@ def identity() -> DeviceIdentity:
     return DeviceIdentity(vendor, p.name, arch, p.multi_processor_count, p.L2_cache_size, p.total_memory)
 
 
+def serial() -> str:
+    """The current NVIDIA device's name among all of them, as NVIDIA's tools know it; the empty text for any other."""
+    if interpreted() or torch_device().type != "cuda" or torch.version.hip:
+        return ""
+    return f"GPU-{torch.cuda.get_device_properties(current_index()).uuid}"
+
+
 def default_generator(where: torch.device) -> torch.Generator:
     """The generator that ATen draws from on a device when it is given none."""
     if where.type == "cpu":

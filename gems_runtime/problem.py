@@ -166,14 +166,27 @@ class Problem:
         known = {} if anew else self._known(keys)
         contest = Contest(self.call, self.candidates, known, incumbent)
         record = lambda i, outcome: self._measurement(keys[i], self.candidates[i], outcome)
-        died = Outcome("runtime", error=vigil.DIED)
-        self._contest(
-            contest,
-            lambda i, outcome: self._store.publish(record(i, outcome)),
-            lambda i: vigil.tell(None if i is None else lambda: record(i, died)),
-        )
-        self._store.publish(self._decision(contest, [digest(fields) for fields in keys]))
+        died, published = Outcome("runtime", error=vigil.DIED), set()
+
+        def publish(place: int, outcome: Outcome) -> None:
+            published.add(f"m/{digest(keys[place])}")
+            self._store.publish(record(place, outcome))
+
+        self._contest(contest, publish, lambda i: vigil.tell(None if i is None else lambda: record(i, died)))
+        self._keep(contest, self._decision(contest, [digest(fields) for fields in keys]), published)
         return self.candidates[contest.ranking()[0]]
+
+    def _keep(self, contest: Contest, decision: Decision, published: set[str]) -> None:
+        """Publish the decision; if the times it was made from are spoiled, have this process alone use it, and forget them."""
+        if not contest.disturbance or not settings.current().quiet_gpu:
+            self._store.publish(decision)
+            return
+        stats.count("disturbed")
+        _log.warning(
+            "what was found for %s is not kept: while it was tuned, %s; GEMS_TUNE_QUIET=0 would keep it", self.kernel, contest.disturbance
+        )
+        self._store.withdraw(published)
+        self._store.adopt(decision)
 
     @cached_property
     def _exact(self) -> dict[str, Json]:
@@ -205,7 +218,7 @@ class Problem:
         named = ranked[:_TOP] + [i for i in ranked[_TOP:] if i == 0]
         top = [[fingerprint.config_fields(self.candidates[i]), times[i]] for i in named]
         tried = Counter(outcome.status for outcome in contest.outcomes.values())
-        soft = {**surroundings.here(), "measurements": measured, "bitwise": contest.bitwise}
+        soft = {**surroundings.here(), **contest.conditions, "measurements": measured, "bitwise": contest.bitwise}
         return Decision(self.key, self.kernel, top[0][0], self.fields, top, dict(tried), soft=soft, **_origin())
 
 

@@ -94,6 +94,7 @@ class Settings:
     fast_launch: bool = env("GEMS_FAST_LAUNCH", True, flag, "0 sends every launch through stock Triton.")
     native: Native = env("GEMS_NATIVE", Native.ON, Native, "0 launches from Python, jit ignores the installed module.")
     compile_jobs: int = env("GEMS_COMPILE_JOBS", 0, int, "threads that compile a kernel's candidates; 0: one a core.")
+    quiet_gpu: bool = env("GEMS_TUNE_QUIET", True, flag, "0 keeps results also if the GPU slowed down, or others used it.")
     check_numerics: bool = env("GEMS_TUNE_CHECK", True, flag, "0 lets a configuration win unchecked.")
 
 

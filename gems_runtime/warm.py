@@ -106,7 +106,10 @@ class Runner:
         before, error, again = stats.snapshot(), "", False
         try:
             job.run()
-            journal.add(job.record, self._where)
+            if stats.snapshot()["disturbed"] > before["disturbed"]:
+                error = "the GPU was disturbed while it was tuned, and the result is not kept"
+            else:
+                journal.add(job.record, self._where)
         except JOB_ERRORS as failure:
             error, again = f"{type(failure).__name__}: {failure}"[:500], isinstance(failure, DeviceLost)
         after = stats.snapshot()

@@ -116,6 +116,15 @@ class Store:
             raise StoreError(f"the store {self.directory} cannot be written: {error}") from None
         self.forget()
 
+    def withdraw(self, names: Iterable[str]) -> None:
+        """Take back what this process has published. Like publishing, it never fails a kernel call."""
+        gone = list(names)
+        for name in gone:
+            self._memory.pop(name, None)
+        self._writing(lambda own: own.delete_all(gone), is_optional=True)
+        if self.remote:
+            self.remote.delete_all(gone)
+
     def records(self) -> Iterator[Record]:
         """Every valid record of memory and of the layers that can be listed, by name; a name's first layer answers."""
         found: dict[str, Record] = {}
