@@ -16,7 +16,9 @@ from triton.runtime.errors import OutOfResources, PTXASError
 
 from gems_runtime import compat, device, launch, settings
 from gems_runtime.bench import Launch
-from gems_runtime.records import Json
+from gems_runtime.fingerprint import config_fields
+from gems_runtime.records import Json, canonical
+from gems_runtime.store.seeds import Seed
 
 # What a launch with a bad configuration raises; anything else is the caller's mistake and is passed on.
 LAUNCH_ERRORS = (TritonError, RuntimeError, MemoryError)
@@ -146,8 +148,20 @@ def failure_of(call: Call, config: triton.Config) -> Exception | None:
     return None
 
 
+def seeded(candidates: Sequence[triton.Config], seeds: Sequence[Seed]) -> list[triton.Config]:
+    """The seeds as configurations: those that set what the kernel's own set, each once, and none where those have hooks."""
+    names, hooked = set(candidates[0].kwargs), any(config.pre_hook is not None for config in candidates)
+    fitting = [] if hooked else [one for one in seeds if set(one.kwargs) == names]
+    taken = {canonical(config_fields(config)) for config in candidates}
+    found = {}
+    for one in fitting:
+        config = triton.Config(dict(one.kwargs), **one.options)
+        found.setdefault(canonical(config_fields(config)), config)
+    return [config for text, config in found.items() if text not in taken]
+
+
 def facts_of(call: Call, config: triton.Config) -> dict[str, Json]:
-    """What is known of the compiled code of a configuration that was launched: registers, spills, shared memory, how long it took."""
+    """What is known of the compiled code of a configuration that was launched."""
     if device.interpreted():
         return {}
     kernel = compat.resolve(call.compile(config))

@@ -16,7 +16,7 @@ from triton.runtime.autotuner import Autotuner
 
 from gems_runtime import bench, device, fingerprint, flight, policy, settings, stats, store, surroundings, transfer, vigil
 from gems_runtime.bench import Timing
-from gems_runtime.candidates import Call, facts_of, failure_of
+from gems_runtime.candidates import Call, facts_of, failure_of, seeded
 from gems_runtime.contest import Contest, Outcome, timing_bytes
 from gems_runtime.errors import NoValidConfig
 from gems_runtime.options import bucket_of, options_of
@@ -42,6 +42,14 @@ class Problem:
         self.kernel = f"{function.__module__}.{function.__qualname__}"[-300:]
 
     @cached_property
+    def contenders(self) -> list[triton.Config]:
+        """What may win: the candidates, and the seeds that fit them. Seeds are no part of the key: they serve a search."""
+        if not settings.current().check_numerics:  # what strangers say is not believed unchecked
+            return self.candidates
+        seeds = self._store.seeds_of(self.kernel, self.call.tuner.base_fn.__name__)
+        return self.candidates + seeded(self.candidates, seeds)
+
+    @cached_property
     def _shared(self) -> dict[str, Json]:
         return fingerprint.shared_fields(self.call.tuner, _protocol(self.call.tuner))
 
@@ -63,7 +71,7 @@ class Problem:
 
     def live(self, decision: Decision | None) -> triton.Config | None:
         """The decision's configuration, if it is a candidate now."""
-        return None if decision is None else fingerprint.find_config(decision.config, self.candidates)
+        return None if decision is None else fingerprint.find_config(decision.config, self.contenders)
 
     def stored(self) -> triton.Config | None:
         """The decision of the store, if it names a configuration that is a candidate now and works on this device."""
@@ -130,12 +138,12 @@ class Problem:
             return self._decide(anew=True)
         if self._store.pinned(self.key) is not None:
             return config
-        return self._decide(anew=True, incumbent=self.candidates.index(config))
+        return self._decide(anew=True, incumbent=self.contenders.index(config))
 
     def tune_for_this_process(self) -> triton.Config:
         """Benchmark and return the winner; nothing is kept."""
-        contest = self._contest(Contest(self.call, self.candidates))
-        return self.candidates[contest.ranking()[0]]
+        contest = self._contest(Contest(self.call, self.contenders))
+        return self.contenders[contest.ranking()[0]]
 
     def nearest(self) -> tuple[Decision, list[str]] | None:
         """The kernel's decision that differs in the fewest fields, and in which; None if it has none."""
@@ -162,10 +170,10 @@ class Problem:
 
     def _decide(self, anew: bool = False, incumbent: int | None = None) -> triton.Config:
         stats.count("tune")
-        keys = [self._measured(c) for c in self.candidates]
+        keys = [self._measured(c) for c in self.contenders]
         known = {} if anew else self._known(keys)
-        contest = Contest(self.call, self.candidates, known, incumbent)
-        record = lambda i, outcome: self._measurement(keys[i], self.candidates[i], outcome)
+        contest = Contest(self.call, self.contenders, known, incumbent)
+        record = lambda i, outcome: self._measurement(keys[i], self.contenders[i], outcome)
         died, published = Outcome("runtime", error=vigil.DIED), set()
 
         def publish(place: int, outcome: Outcome) -> None:
@@ -174,7 +182,7 @@ class Problem:
 
         self._contest(contest, publish, lambda i: vigil.tell(None if i is None else lambda: record(i, died)))
         self._keep(contest, self._decision(contest, [digest(fields) for fields in keys]), published)
-        return self.candidates[contest.ranking()[0]]
+        return self.contenders[contest.ranking()[0]]
 
     def _keep(self, contest: Contest, decision: Decision, published: set[str]) -> None:
         """Publish the decision; if the times it was made from are spoiled, have this process alone use it, and forget them."""
@@ -199,7 +207,7 @@ class Problem:
     def _contest(self, contest: Contest, *listeners: Callable[..., None]) -> Contest:
         contest.run(*listeners)
         if not contest.ranking():
-            each = "; ".join(f"{self.candidates[i]}: {o.status} ({o.error})" for i, o in contest.outcomes.items())
+            each = "; ".join(f"{self.contenders[i]}: {o.status} ({o.error})" for i, o in contest.outcomes.items())
             raise NoValidConfig(f"every configuration of {self.kernel} failed: {each}")
         return contest
 
@@ -216,7 +224,7 @@ class Problem:
         ranked = contest.ranking()
         # the default is named even if it is slow: what a configuration gained is known from it
         named = ranked[:_TOP] + [i for i in ranked[_TOP:] if i == 0]
-        top = [[fingerprint.config_fields(self.candidates[i]), times[i]] for i in named]
+        top = [[fingerprint.config_fields(self.contenders[i]), times[i]] for i in named]
         tried = Counter(outcome.status for outcome in contest.outcomes.values())
         soft = {**surroundings.here(), **contest.conditions, "measurements": measured, "bitwise": contest.bitwise}
         return Decision(self.key, self.kernel, top[0][0], self.fields, top, dict(tried), soft=soft, **_origin())

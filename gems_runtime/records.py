@@ -200,8 +200,17 @@ def _check_body(cls: type, body: object) -> None:
 
 def parse(text: str, depth: int = MAX_DEPTH) -> Json:
     """JSON with neither NaN nor huge numbers nor deep nesting. Raises ValueError for anything else."""
+    return _parsed(_DECODER, text, depth)
+
+
+def parse_foreign(text: str) -> Json:
+    """As `parse`, with None for NaN and infinities, which other tools write."""
+    return _parsed(_FOREIGN_DECODER, text, MAX_DEPTH)
+
+
+def _parsed(decoder: json.JSONDecoder, text: str, depth: int) -> Json:
     try:
-        value = _DECODER.decode(text)
+        value = decoder.decode(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if _is_deep(value, depth):
@@ -242,3 +251,4 @@ def _finite(text: str) -> float:
 
 
 _DECODER = json.JSONDecoder(parse_constant=_refuse, parse_int=_small_int, parse_float=_finite)
+_FOREIGN_DECODER = json.JSONDecoder(parse_constant=lambda name: None, parse_int=_small_int, parse_float=_finite)

@@ -129,7 +129,7 @@ def working_for(compile_target: str | None, resume: bool = False) -> Iterator[Ru
 
 
 def _compile_candidates(choice: tuner.Choice) -> None:
-    compile_all(choice.problem.call, choice.problem.candidates)
+    compile_all(choice.problem.call, choice.problem.contenders)
 
 
 def run(

@@ -30,6 +30,7 @@ def _run(options: argparse.Namespace) -> int:
         "bytes": sum(f.stat().st_size for f in choice.cache_dir.rglob("*") if f.is_file()),
         "decisions": len(decisions),
         "measurements": len(held) - len(decisions),
+        "seeds": own.seed_count(),
         "mode": choice.tune.value,
         "kernels": len({record.kernel for record in held}),
         "devices": sorted({str(record.fields["device"].get("name")) for record in held}),

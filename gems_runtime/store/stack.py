@@ -23,6 +23,7 @@ from gems_runtime.store.index import Index
 from gems_runtime.store.overrides import Overrides
 from gems_runtime.store.remote import Remote
 from gems_runtime.store.rows import Rows
+from gems_runtime.store.seeds import Seed, Seeds
 from gems_runtime.store.team import FILES, INDEX, Source
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Store:
         self._said: set[str] = set()
         self._lock = threading.Lock()
         self.overrides = Overrides(choice.overrides or directory / "overrides.json") if choice and directory else None
+        self.seeds = Seeds(directory / "seeds.json") if choice and directory else None
         self.remote = Remote(choice.redis, choice.redis_write) if choice and choice.redis else None
         self._user = Layer("user", str(directory), self._user_sources)
         self.layers = [*self._before(), self._user, *(self._after(choice) if choice else ())]
@@ -74,6 +76,21 @@ class Store:
     def pinned(self, key: str) -> Decision | None:
         """The decision that a person pinned, which holds even while tuning anew."""
         return self._from(self.layers[0], f"d/{key}") if self.overrides else None
+
+    def seeds_of(self, *kernels: str) -> list[Seed]:
+        """What was imported for a kernel from other tools, by each of its names."""
+        return self._of_seeds(lambda seeds: seeds.of(*kernels)) or []
+
+    def seed_count(self) -> int:
+        """How many seeds there are."""
+        return self._of_seeds(Seeds.count) or 0
+
+    def _of_seeds(self, ask: Callable[[Seeds], T]) -> T | None:
+        try:
+            return ask(self.seeds) if self.seeds else None
+        except (OSError, ValueError) as error:
+            self._say("seeds", f"the seeds are not used: {error}")
+            return None
 
     def layer_of(self, key: str) -> str:
         """Name of the layer whose decision answers for this key; empty if none does."""
