@@ -14,7 +14,7 @@ from functools import cached_property
 import triton
 from triton.runtime.autotuner import Autotuner
 
-from gems_runtime import bench, device, fingerprint, flight, policy, settings, stats, store, surroundings, transfer, vigil
+from gems_runtime import bench, device, fingerprint, flight, policy, settings, stats, store, surroundings, toolchain, transfer, vigil
 from gems_runtime.bench import Timing
 from gems_runtime.candidates import Call, facts_of, failure_of, seeded
 from gems_runtime.contest import Contest, Outcome, timing_bytes
@@ -188,6 +188,7 @@ class Problem:
         """Publish the decision; if the times it was made from are spoiled, have this process alone use it, and forget them."""
         if not contest.disturbance or not settings.current().quiet_gpu:
             self._store.publish(decision)
+            toolchain.keep()
             return
         stats.count("disturbed")
         _log.warning(

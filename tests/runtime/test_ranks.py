@@ -50,6 +50,21 @@ def test_the_digest_follows_the_configurations_alone(tmp_path: Path) -> None:
     assert one.digest() != other.digest()
 
 
+def test_eight_ranks_of_one_store_have_one_digest(tmp_path: Path) -> None:
+    warmed = store.open(tmp_path / "shared")
+    for n in range(5):
+        warmed.publish(about(n))
+    expected = warmed.digest()
+    warmed.close()
+
+    def work(i: int) -> None:
+        opened = store.open(tmp_path / "shared")
+        assert all(opened.decision(about(n).key) is not None for n in range(i % 5))  # each asks for others
+        assert opened.sync() == 0 and opened.digest() == expected
+
+    assert ranks(tmp_path, 8, work) == [0] * 8
+
+
 def test_ranks_that_chose_differently_take_what_the_shared_store_says(tmp_path: Path) -> None:
     def work(i: int) -> None:
         opened = store.open(tmp_path / "shared")
