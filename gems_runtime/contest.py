@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import triton
@@ -38,7 +38,8 @@ class Outcome:
 class Contest:
     """A policy's race between the candidates of one call, by their place in the list.
 
-    `known` outcomes are not measured again. `incumbent` is the winner so far: it stays unless it is clearly beaten.
+    `known` outcomes are not measured again. `incumbent` is the winner so far: it stays unless it is clearly beaten. Of the
+    others those in `only` are measured, if it is given. With `rematch` the best meet again although all are known.
     """
 
     def __init__(
@@ -47,7 +48,10 @@ class Contest:
         candidates: list[triton.Config],
         known: Mapping[int, Outcome] = {},
         incumbent: int | None = None,
+        only: Collection[int] | None = None,
+        rematch: bool = False,
     ) -> None:
+        self._only, self._rematch = only, rematch
         self._call = call
         self._candidates = candidates
         self._incumbent = incumbent
@@ -74,7 +78,7 @@ class Contest:
 
     def _run(self) -> None:
         pending = self.untimed()
-        if not pending:
+        if not pending and not self._rematch:
             return
         count_compiles()
         self._errors = dict(zip(pending, compile_all(self._call, [self._candidates[i] for i in pending])))
@@ -101,7 +105,8 @@ class Contest:
             self.disturbance, self.conditions = seen.testify(), seen.facts()
 
     def untimed(self) -> list[int]:
-        return [i for i in range(len(self._candidates)) if i not in self.outcomes]
+        wanted = range(len(self._candidates)) if self._only is None else sorted(self._only)
+        return [i for i in wanted if i not in self.outcomes]
 
     def timings(self) -> dict[int, Timing]:
         return {i: o.timing for i, o in self.outcomes.items() if o.timing is not None}

@@ -8,7 +8,7 @@ import math
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Collection, Mapping
 from functools import cached_property
 
 import triton
@@ -142,8 +142,9 @@ class Problem:
 
     def tune_for_this_process(self) -> triton.Config:
         """Benchmark and return the winner; nothing is kept."""
-        contest = self._contest(Contest(self.call, self.contenders))
-        return self.contenders[contest.ranking()[0]]
+        contest = self._contest({})
+        contest.run()
+        return self.contenders[self._ranking(contest)[0]]
 
     def nearest(self) -> tuple[Decision, list[str]] | None:
         """The kernel's decision that differs in the fewest fields, and in which; None if it has none."""
@@ -170,47 +171,65 @@ class Problem:
 
     def _decide(self, anew: bool = False, incumbent: int | None = None) -> triton.Config:
         stats.count("tune")
-        keys = [self._measured(c) for c in self.contenders]
-        known = {} if anew else self._known(keys)
-        contest = Contest(self.call, self.contenders, known, incumbent)
-        record = lambda i, outcome: self._measurement(keys[i], self.contenders[i], outcome)
-        died, published = Outcome("runtime", error=vigil.DIED), set()
-
-        def publish(place: int, outcome: Outcome) -> None:
-            published.add(f"m/{digest(keys[place])}")
-            self._store.publish(record(place, outcome))
-
-        self._contest(contest, publish, lambda i: vigil.tell(None if i is None else lambda: record(i, died)))
-        self._keep(contest, self._decision(contest, [digest(fields) for fields in keys]), published)
+        contest = self._contest({} if anew else self._known(), incumbent)
+        published = self._run(contest)
+        self.keep(self._decision(contest), published, contest.disturbance)
         return self.contenders[contest.ranking()[0]]
 
-    def _keep(self, contest: Contest, decision: Decision, published: set[str]) -> None:
-        """Publish the decision; if the times it was made from are spoiled, have this process alone use it, and forget them."""
-        if not contest.disturbance or not settings.current().quiet_gpu:
+    def time_some(self, places: Collection[int]) -> str:
+        """Time these contenders, unless they are known, and publish what is found; what spoiled the times, if anything did."""
+        contest = self._contest(self._known(), only=places)
+        self._run(contest)
+        return contest.disturbance
+
+    def settled(self) -> tuple[Decision, str]:
+        """The decision that the measurements give after the best have met once more, and what spoiled the times of that."""
+        contest = self._contest(self._known(), rematch=True)
+        self._run(contest)
+        return self._decision(contest), contest.disturbance
+
+    def keep(self, decision: Decision, published: Collection[str], disturbance: str) -> None:
+        """Publish a decision. If the times it was made from are spoiled, this process alone uses it, and they are forgotten."""
+        if not disturbance or not settings.current().quiet_gpu:
             self._store.publish(decision)
             toolchain.keep()
             return
         stats.count("disturbed")
-        _log.warning(
-            "what was found for %s is not kept: while it was tuned, %s; GEMS_TUNE_QUIET=0 would keep it", self.kernel, contest.disturbance
-        )
+        _log.warning("what was found for %s is not kept: while it was tuned, %s; GEMS_TUNE_QUIET=0 would keep it", self.kernel, disturbance)
         self._store.withdraw(published)
         self._store.adopt(decision)
+
+    def measured(self) -> dict[int, Measurement]:
+        """The measurements that are known and believed, by the place of the contender."""
+        found = {i: self._store.measurement(digest(fields)) for i, fields in enumerate(self._keys)}
+        return {i: m for i, m in found.items() if m is not None and _is_current(m)}
+
+    def _contest(self, known: Mapping[int, Outcome], *more: object, **options: object) -> Contest:
+        return Contest(self.call, self.contenders, known, *more, **options)
+
+    def _known(self) -> dict[int, Outcome]:
+        return {i: _outcome(m) for i, m in self.measured().items()}
+
+    @cached_property
+    def _keys(self) -> list[dict[str, Json]]:
+        """What the measurement of each contender depends on."""
+        return [self._measured(config) for config in self.contenders]
+
+    def _run(self, contest: Contest) -> set[str]:
+        """Run it, and publish what it measures; the names of that."""
+        record = lambda i, outcome: self._measurement(self._keys[i], self.contenders[i], outcome)
+        died, published = Outcome("runtime", error=vigil.DIED), set()
+
+        def publish(place: int, outcome: Outcome) -> None:
+            published.add(f"m/{digest(self._keys[place])}")
+            self._store.publish(record(place, outcome))
+
+        contest.run(publish, lambda i: vigil.tell(None if i is None else lambda: record(i, died)))
+        return published
 
     @cached_property
     def _exact(self) -> dict[str, Json]:
         return fingerprint.problem_fields(self.call.tuner, self.call.named)
-
-    def _known(self, keys: list[dict[str, Json]]) -> dict[int, Outcome]:
-        found = {i: self._store.measurement(digest(fields)) for i, fields in enumerate(keys)}
-        return {i: _outcome(m) for i, m in found.items() if m is not None and _is_current(m)}
-
-    def _contest(self, contest: Contest, *listeners: Callable[..., None]) -> Contest:
-        contest.run(*listeners)
-        if not contest.ranking():
-            each = "; ".join(f"{self.contenders[i]}: {o.status} ({o.error})" for i, o in contest.outcomes.items())
-            raise NoValidConfig(f"every configuration of {self.kernel} failed: {each}")
-        return contest
 
     def _measurement(self, fields: dict[str, Json], config: triton.Config, outcome: Outcome) -> Measurement:
         t = outcome.timing
@@ -220,14 +239,21 @@ class Problem:
         more = {"details": details, "soft": dict(surroundings.here()), **_origin()}
         return Measurement(digest(fields), self.kernel, described, fields, outcome.status, error=outcome.error, **times, **more)
 
-    def _decision(self, contest: Contest, measured: list[str]) -> Decision:
-        times = {i: timing.p50_us for i, timing in contest.timings().items()}
-        ranked = contest.ranking()
+    def _ranking(self, contest: Contest) -> list[int]:
+        """Raises NoValidConfig if every configuration failed."""
+        if not contest.ranking():
+            each = "; ".join(f"{self.contenders[i]}: {o.status} ({o.error})" for i, o in contest.outcomes.items())
+            raise NoValidConfig(f"every configuration of {self.kernel} failed: {each}")
+        return contest.ranking()
+
+    def _decision(self, contest: Contest) -> Decision:
+        """Raises NoValidConfig."""
+        times, ranked = {i: timing.p50_us for i, timing in contest.timings().items()}, self._ranking(contest)
         # the default is named even if it is slow: what a configuration gained is known from it
         named = ranked[:_TOP] + [i for i in ranked[_TOP:] if i == 0]
         top = [[fingerprint.config_fields(self.contenders[i]), times[i]] for i in named]
         tried = Counter(outcome.status for outcome in contest.outcomes.values())
-        soft = {**surroundings.here(), **contest.conditions, "measurements": measured, "bitwise": contest.bitwise}
+        soft = {**surroundings.here(), **contest.conditions, "measurements": [digest(fields) for fields in self._keys], "bitwise": contest.bitwise}
         return Decision(self.key, self.kernel, top[0][0], self.fields, top, dict(tried), soft=soft, **_origin())
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import triton
 from triton.runtime.autotuner import Autotuner
 
-from gems_runtime import device, fingerprint, settings, stats, untuned
+from gems_runtime import device, fingerprint, settings, stats, together, untuned
 from gems_runtime.candidates import Call, first_usable
 from gems_runtime.errors import StoreMiss
 from gems_runtime.problem import Problem
@@ -100,6 +100,9 @@ def _looked_up(problem: Problem, mode: Mode) -> Choice:
     """From the store; else what the mode says."""
     if mode is Mode.REFRESH and _may_tune(mode, problem):
         return Choice(problem, problem.refresh(), "refreshed")
+    team = together.team()
+    if team is not None and mode is Mode.AUTO and not settings.current().deterministic:
+        return Choice(problem, together.tune(problem, team), "tuned")
     found = problem.stored()
     if found is not None:
         stats.count("store_hit")
