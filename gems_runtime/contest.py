@@ -6,18 +6,19 @@ import contextlib
 import logging
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import triton
 from triton.runtime.autotuner import Autotuner
 
 from gems_runtime import aside, bench, device, numerics, policy, settings, stats, witness
 from gems_runtime.bench import Timing
-from gems_runtime.candidates import LAUNCH_ERRORS, Call, compile_all, status_of
+from gems_runtime.candidates import LAUNCH_ERRORS, Call, compile_all, facts_of, status_of
 from gems_runtime.errors import DeviceLost
 from gems_runtime.launch import count_compiles
 from gems_runtime.options import options_of
 from gems_runtime.ranking import ranked
+from gems_runtime.records import Json
 
 _log = logging.getLogger(__name__)
 
@@ -29,6 +30,8 @@ class Outcome:
     status: str
     timing: Timing | None = None
     error: str = ""
+    # what is known of the code that was timed, as a measurement keeps it
+    details: Mapping[str, Json] = field(default_factory=dict)
 
     @classmethod
     def failed(cls, error: Exception) -> Outcome:
@@ -121,11 +124,12 @@ class Contest:
         if len(places) > 1 and isinstance(self._timer, bench.Timer):
             timings = self._timer.compare([self._call.launch(self._candidates[i]) for i in places])
             for place, timing in zip(places, timings):
-                self._keep(place, Outcome("ok", timing))
+                self._keep(place, Outcome("ok", timing, details=self.outcomes[place].details))
 
     def ranking(self) -> list[int]:
         """Places of the candidates that work, best first; empty if none does."""
-        return ranked({i: t.p50_us for i, t in self.timings().items()}, self._incumbent)
+        shared = {i: o.details.get("shared_bytes", 0) for i, o in self.outcomes.items()}
+        return ranked({i: t.p50_us for i, t in self.timings().items()}, self._incumbent, shared)
 
     def _keep(self, place: int, outcome: Outcome) -> None:
         self.outcomes[place] = outcome
@@ -188,7 +192,9 @@ class Contest:
             timing = self._timer(launch) if budget_ms is None else self._timer(launch, budget_ms)
         except LAUNCH_ERRORS as failure:
             return Outcome.failed(failure)
-        return Outcome("ok", timing) if math.isfinite(timing.p50_us) else Outcome("runtime", error="timed as infinite")
+        if not math.isfinite(timing.p50_us):
+            return Outcome("runtime", error="timed as infinite")
+        return Outcome("ok", timing, details=facts_of(self._call, self._candidates[place]))
 
 
 def time_together(call: Call, configs: list[triton.Config]) -> list[Timing]:

@@ -16,7 +16,7 @@ from triton.runtime.autotuner import Autotuner
 
 from gems_runtime import bench, device, fingerprint, flight, policy, settings, stats, store, surroundings, toolchain, transfer, vigil
 from gems_runtime.bench import Timing
-from gems_runtime.candidates import Call, facts_of, failure_of, seeded
+from gems_runtime.candidates import Call, failure_of, seeded
 from gems_runtime.contest import Contest, Outcome, timing_bytes
 from gems_runtime.errors import NoValidConfig
 from gems_runtime.options import bucket_of, options_of
@@ -235,7 +235,7 @@ class Problem:
         t = outcome.timing
         times = {} if t is None else {"p50_us": t.p50_us, "p20_us": t.p20_us, "p80_us": t.p80_us}
         described = fingerprint.config_fields(config)
-        details = {} if t is None else {"n": t.n, **facts_of(self.call, config)}
+        details = {} if t is None else {"n": t.n, **outcome.details}
         more = {"details": details, "soft": dict(surroundings.here()), **_origin()}
         return Measurement(digest(fields), self.kernel, described, fields, outcome.status, error=outcome.error, **times, **more)
 
@@ -293,7 +293,8 @@ def _protocol(tuner: Autotuner) -> Json:
 def _outcome(measurement: Measurement) -> Outcome:
     p50, p20, p80 = measurement.p50_us, measurement.p20_us, measurement.p80_us
     n = measurement.details.get("n", 0)
-    return Outcome(measurement.status, None if p50 is None else Timing(p50, p20, p80, n), measurement.error)
+    timing = None if p50 is None else Timing(p50, p20, p80, n)
+    return Outcome(measurement.status, timing, measurement.error, measurement.details)
 
 
 def _origin() -> dict[str, object]:

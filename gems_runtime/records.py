@@ -63,6 +63,10 @@ def _is_dict(value: object) -> bool:
     return isinstance(value, dict)
 
 
+def _is_numbers(value: object) -> bool:
+    return isinstance(value, dict) and all(map(_is_number, value.values()))
+
+
 def _is_config(value: object) -> bool:
     return isinstance(value, dict) and isinstance(value.get("kwargs"), dict)
 
@@ -90,7 +94,7 @@ class Measurement:
     p80_us: float | None = _checked(_is_time, default=None)
     error: str = _checked(_is_text(200), default="")
     # what is known of it besides: n (launches timed), registers, spills, shared_bytes, compile_ms
-    details: dict[str, Json] = _checked(_is_dict, default_factory=dict)
+    details: dict[str, Json] = _checked(_is_numbers, default_factory=dict)
     # what may matter but does not invalidate: torch, driver, CUDA
     soft: dict[str, Json] = _checked(_is_dict, default_factory=dict)
     time: float = _checked(_is_number, default=0.0)

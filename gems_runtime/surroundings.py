@@ -24,7 +24,8 @@ def here() -> Mapping[str, Json]:
     torch = sys.modules.get("torch")
     version = getattr(torch, "version", None)
     return {
-        "torch": installed("torch"),
+        # asking for the installed version takes a millisecond of a first call
+        "torch": installed("torch") if torch is None else str(torch.__version__),
         "cuda": getattr(version, "cuda", None),
         "hip": getattr(version, "hip", None),
         "driver": _driver(),

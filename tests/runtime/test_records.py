@@ -77,6 +77,8 @@ def forged(**body: object) -> str:
         {"key": "../../etc"},
         {"kernel": "k" * 301},
         {"error": "e" * 201},
+        {"details": {"shared_bytes": "many"}},
+        {"soft": []},
         {"config": {"BLOCK": 1}},
         {"fields": {}},
         {"surprise": 1},

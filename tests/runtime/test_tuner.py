@@ -18,6 +18,7 @@ from void_device import KERNEL, bench, device_with, forget, load
 
 from gems_runtime import device, settings, stats, store, tuner
 from gems_runtime.errors import DeviceLost, NoValidConfig, StoreMiss, UsageError
+from gems_runtime.ranking import ranked
 from gems_runtime.records import Decision, Measurement
 from gems_runtime.settings import Mode
 from gems_runtime.strategy import by_key
@@ -361,6 +362,12 @@ def test_pruning_sees_what_stock_passes_and_decides_the_candidates(tmp_path: Pat
     module = load(tmp_path, source.replace("@triton.autotune", prune + "@triton.autotune"))
     assert prime(module.kernel).kwargs == {"BLOCK": 128}
     assert bench.count == 2 and module.seen == [(["n", "x_ptr", "y_ptr"], ["grid", "warmup"])]
+
+
+def test_close_times_go_to_what_takes_less_shared_memory_before_what_is_declared_first() -> None:
+    times = {0: 10.05, 1: 10.0, 2: 10.02, 3: 11.0}
+    assert ranked(times, None, {0: 4096, 1: 4096, 2: 0}) == [2, 0, 1, 3]
+    assert ranked(times, 1, {0: 0, 1: 4096, 2: 0})[0] == 1 and ranked(times) == [0, 1, 2, 3]
 
 
 def test_close_times_go_to_the_candidate_declared_first(tmp_path: Path) -> None:
