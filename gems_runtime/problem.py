@@ -14,7 +14,8 @@ from functools import cached_property
 import triton
 from triton.runtime.autotuner import Autotuner
 
-from gems_runtime import bench, device, fingerprint, flight, policy, settings, stats, store, surroundings, toolchain, transfer, vigil
+from gems_runtime import bench, device, fingerprint, flight, policy, settings, stats, store
+from gems_runtime import surroundings, toolchain, transfer, vigil
 from gems_runtime.bench import Timing
 from gems_runtime.candidates import Call, failure_of, seeded
 from gems_runtime.contest import Contest, Outcome, timing_bytes
@@ -195,7 +196,8 @@ class Problem:
             toolchain.keep()
             return
         stats.count("disturbed")
-        _log.warning("what was found for %s is not kept: while it was tuned, %s; GEMS_TUNE_QUIET=0 would keep it", self.kernel, disturbance)
+        told = "what was found for %s is not kept: while it was tuned, %s; GEMS_TUNE_QUIET=0 would keep it"
+        _log.warning(told, self.kernel, disturbance)
         self._store.withdraw(published)
         self._store.adopt(decision)
 
@@ -253,7 +255,8 @@ class Problem:
         named = ranked[:_TOP] + [i for i in ranked[_TOP:] if i == 0]
         top = [[fingerprint.config_fields(self.contenders[i]), times[i]] for i in named]
         tried = Counter(outcome.status for outcome in contest.outcomes.values())
-        soft = {**surroundings.here(), **contest.conditions, "measurements": [digest(fields) for fields in self._keys], "bitwise": contest.bitwise}
+        made_from = {"measurements": [digest(fields) for fields in self._keys], "bitwise": contest.bitwise}
+        soft = {**surroundings.here(), **contest.conditions, **made_from}
         return Decision(self.key, self.kernel, top[0][0], self.fields, top, dict(tried), soft=soft, **_origin())
 
 

@@ -88,7 +88,7 @@ class Settings:
     tune: Mode = env("GEMS_TUNE", Mode.AUTO, Mode, "one of " + ", ".join(m.value for m in Mode) + ".")
     untuned: Path = env("GEMS_UNTUNED", Path(), Path, "file that record mode appends to; empty: `untuned.jsonl` in the store.")
     salt: str = env("GEMS_STORE_SALT", "", str, "any text; results stored under another salt are not seen.")
-    soft_env: SoftEnv = env("GEMS_SOFT_ENV", SoftEnv.WARN, SoftEnv, "another torch or driver than a result's: ignore, warn or miss.")
+    soft_env: SoftEnv = env("GEMS_SOFT_ENV", SoftEnv.WARN, SoftEnv, "results of another torch or driver: ignore that, warn or miss.")
     deterministic: bool = env("GEMS_TUNE_DETERMINISTIC", False, flag, "1 lets no clock choose a configuration: stored ones and defaults only.")
     tune_wait_s: float = env("GEMS_TUNE_WAIT_S", 600.0, float, "seconds to wait for another process's tuning.")
     fast_launch: bool = env("GEMS_FAST_LAUNCH", True, flag, "0 sends every launch through stock Triton.")

@@ -35,7 +35,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     add("--run", type=_command, metavar="COMMAND", help="run this program in record mode until it or Ctrl-C ends it; warm the calls it made that were not tuned")
     add("--compile-only", action="store_true", help="tune nothing; the default where there is no GPU")
     add("--devices", type=_devices, help="all, or numbers such as 0,2: one worker process for each GPU")
-    add("--isolate", action="store_true", help="tune in a worker process, which a configuration may crash or hang and only fails itself")
+    add("--isolate", action="store_true", help="tune in a worker process: what crashes it, or hangs, fails alone")
     add("--jobs", type=positive, help="compilations at a time: worker processes with --compile-only, else threads")
     add("--shard", type=_shard, metavar="I/N", help="only part I (from 1) of N of the calls")
     add("--budget", type=_seconds, metavar="TIME", help="begin no call after this long: 90s, 10m, 2h")
