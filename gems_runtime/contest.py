@@ -137,8 +137,8 @@ class Contest:
         # said of the one that did it: all that are tried after it would fail as well
         if outcome.status == "runtime" and not device.works():
             raise DeviceLost(
-                f"{self._candidates[place]} broke the device's context ({outcome.error}); it is not tried again for a week. "
-                "Start the process again; gems-cache warm --isolate tries candidates in processes of their own"
+                f"{self._candidates[place]} broke the device's context ({outcome.error}); with a store it is not tried again for a week. "
+                "Start the process again; gems-cache warm --isolate tries candidates in a process of their own"
             )
 
     def _defend(self) -> None:
