@@ -5,6 +5,7 @@ The tool runs beside the timing and is read at its end. Where it is missing, or 
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -102,7 +103,9 @@ def _shares(text: str) -> dict[int, float]:
 
 
 def _other_user(shares: dict[int, float]) -> str:
-    """In a container our own number is another outside, so the busiest process counts as this one."""
-    others = sorted(shares, key=lambda pid: -shares[pid])[1:]
-    busy = [pid for pid in others if shares[pid] > _SHARE]
+    """The busiest process but this one, if it took enough to matter."""
+    ranked = sorted(shares, key=lambda pid: -shares[pid])
+    # in a container our own number is another one outside: there the busiest counts as this process
+    own = os.getpid() if os.getpid() in shares else next(iter(ranked), None)
+    busy = [pid for pid in ranked if pid != own and shares[pid] > _SHARE]
     return f"process {busy[0]} used {100 * shares[busy[0]]:.0f} % of the GPU" if busy else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -73,10 +74,11 @@ def wait(tmp_path: Path) -> Callable[..., None]:
         (CAPPED, ALONE, ""),
         (HOT, ALONE, "the clock fell from 1980 to 1410 MHz (it is hot)"),
         (STEADY, SHARED, "process 4242 used 37 % of the GPU"),
+        (STEADY, SHARED.replace("777", str(os.getpid())).replace("37 ", "99 "), "process 4242 used 99 % of the GPU"),
         ("[N/A], [N/A], [N/A]\n1980, 0x00", "Not supported\n", ""),
         ("", "", ""),
     ],
-    ids=["steady", "nobody known", "power cap", "hot", "shared", "nothing known", "silent"],
+    ids=["steady", "nobody known", "power cap", "hot", "shared", "busier than this", "nothing known", "silent"],
 )
 def test_what_the_tool_says_is_understood(say: Say, wait: Callable[..., None], clocks: str, users: str, said: str) -> None:
     say(clocks, users)
