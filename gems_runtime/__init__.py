@@ -1,10 +1,10 @@
 """gems_runtime: a kernel cache and launch runtime for Triton. It names no operator.
 
 Modules, top to bottom; each imports only from those above it:
-errors, aside, settings, compat, device, stats, grid, signature, chain, binding, launch, native, records, store, toolchain, fingerprint, flight,
-bench, numerics, ranking, strategy, transfer, policy, options, candidates, contest, problem, argspec, gridspec, untuned, tuner, tuned, trial, entry,
+errors, aside, settings, compat, device, stats, grid, signature, chain, binding, launch, native, records, surroundings, store, toolchain, fingerprint, flight,
+bench, numerics, ranking, strategy, transfer, policy, options, candidates, witness, contest, vigil, problem, together, argspec, gridspec, untuned, tuner, tuned, trial, entry,
 modes, target, journal, jobs, warm, worker, crew,
-explain, audit, replay, doctor, cli,
+explain, audit, replay, foreign, doctor, cli,
 __main__. Importing the package opens no file and touches no device.
 """
 
@@ -19,6 +19,7 @@ _PUBLIC = {
     "LibTuner": "tuned",
     "libtuner": "tuned",
     "Mode": "settings",
+    "distribute": "together",
     "seal": "modes",
     "tune_mode": "modes",
     "native_status": "native",

@@ -104,6 +104,6 @@ def _slower(call: str, choice: tuner.Choice, slack: float) -> Iterator[Finding]:
 def _rivals(choice: tuner.Choice) -> list[triton.Config]:
     problem = choice.problem
     second: list[Json] = [row[0] for row in problem.decision.top[1:2]]
-    found = [fingerprint.find_config(config, problem.candidates) for config in second] + [problem.candidates[0]]
+    found = [fingerprint.find_config(config, problem.contenders) for config in second] + [problem.candidates[0]]
     own = canonical(fingerprint.config_fields(choice.config))
     return [c for c in found if c is not None and canonical(fingerprint.config_fields(c)) != own]

@@ -87,7 +87,7 @@ class ColdTimer(Timer):
 
     def __init__(self, budget_ms: float | None = None, warmup_ms: float | None = None) -> None:
         super().__init__(budget_ms, warmup_ms)
-        size = max(_FLUSH_BYTES, 2 * device.identity().l2_bytes)
+        size = flush_bytes()
         # Writing it also takes the GPU longer (about 80 us on an H200) than the host needs to enqueue one launch,
         # so the events time the kernel and not the host.
         self._flush = torch.empty(size, dtype=torch.int8, device=device.torch_device())
@@ -109,6 +109,11 @@ class ColdTimer(Timer):
         end.record()
         launch.after()
         return start, end
+
+
+def flush_bytes() -> int:
+    """Size of the buffer whose writing empties the L2."""
+    return max(_FLUSH_BYTES, 2 * device.identity().l2_bytes)
 
 
 class GraphTimer(Timer):

@@ -14,9 +14,12 @@ from triton.runtime._async_compile import AsyncCompileMode, FutureKernel
 from triton.runtime.autotuner import Autotuner
 from triton.runtime.errors import OutOfResources, PTXASError
 
-from gems_runtime import compat, device, settings
+from gems_runtime import compat, device, launch, settings
 from gems_runtime.bench import Launch
 from gems_runtime.chain import unwrap
+from gems_runtime.fingerprint import config_fields
+from gems_runtime.records import Json, canonical
+from gems_runtime.store.seeds import Seed
 
 # What a launch with a bad configuration raises; anything else is the caller's mistake and is passed on.
 LAUNCH_ERRORS = (TritonError, RuntimeError, MemoryError)
@@ -63,6 +66,10 @@ class Call:
     def hook_arguments(self, config: triton.Config) -> dict[str, object]:
         """What Triton passes to a hook: every argument by name, with the configuration's."""
         return {**dict(zip(self.tuner.arg_names, self.args)), **self.run_kwargs, **config.all_kwargs()}
+
+    def restored_bytes(self) -> int:
+        """Memory for the copies from which arguments are restored around each launch that is timed."""
+        return sum(getattr(self.named.get(name), "nbytes", 0) for name in self.tuner.restore_value)
 
     def launch(self, config: triton.Config) -> Launch:
         """The launch of one configuration, with the hooks that stock Triton runs around it when it benchmarks."""
@@ -141,6 +148,34 @@ def failure_of(call: Call, config: triton.Config) -> Exception | None:
     except (*LAUNCH_ERRORS, AssertionError) as error:
         return error
     return None
+
+
+def seeded(candidates: Sequence[triton.Config], seeds: Sequence[Seed]) -> list[triton.Config]:
+    """The seeds as configurations: those that set what the kernel's own set, each once, and none where those have hooks."""
+    names, hooked = set(candidates[0].kwargs), any(config.pre_hook is not None for config in candidates)
+    fitting = [] if hooked else [one for one in seeds if set(one.kwargs) == names]
+    taken = {canonical(config_fields(config)) for config in candidates}
+    found = {}
+    for one in fitting:
+        config = triton.Config(dict(one.kwargs), **one.options)
+        found.setdefault(canonical(config_fields(config)), config)
+    return [config for text, config in found.items() if text not in taken]
+
+
+def facts_of(call: Call, config: triton.Config) -> dict[str, Json]:
+    """What is known of the compiled code of a configuration that was launched."""
+    if device.interpreted():
+        return {}
+    kernel = compat.resolve(call.compile(config))
+    if kernel is None:
+        return {}
+    found = {
+        "registers": getattr(kernel, "n_regs", None),
+        "spills": getattr(kernel, "n_spills", None),
+        "shared_bytes": kernel.metadata.shared,
+        "compile_ms": launch.compile_ms(kernel),
+    }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def status_of(error: Exception) -> str:

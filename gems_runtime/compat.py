@@ -12,9 +12,10 @@ import functools
 import inspect
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import torch
 import triton
@@ -23,6 +24,9 @@ from triton.compiler import CompiledKernel
 from triton.runtime._async_compile import FutureKernel
 from triton.runtime.jit import JITFunction
 from triton.tools.tensor_descriptor import TensorDescriptor
+
+if TYPE_CHECKING:
+    from triton.knobs import CompileTimes
 
 _log = logging.getLogger(__name__)
 # First and last release that this project is made for.
@@ -256,14 +260,14 @@ def calls_are_default() -> bool:
     )
 
 
-def chain_compile_listener(callback: Callable[[bool], None]) -> None:
-    """Have `callback(found_in_cache)` called after every compilation, besides the listener that is already there."""
+def chain_compile_listener(callback: Callable[[bool, str, float], None]) -> None:
+    """Have `callback(found_in_cache, hash, milliseconds)` called after every compilation, besides the listener that is there."""
     before = triton.knobs.compilation.listener
 
-    def listen(*args: object, cache_hit: bool, **kwargs: object) -> None:
-        callback(cache_hit)
+    def listen(*, metadata: Mapping[str, object], times: CompileTimes, cache_hit: bool, **others: object) -> None:
+        callback(cache_hit, str(metadata.get("hash")), times.total / 1000)
         if before is not None:
-            before(*args, cache_hit=cache_hit, **kwargs)
+            before(metadata=metadata, times=times, cache_hit=cache_hit, **others)
 
     triton.knobs.compilation.listener = listen
 

@@ -109,6 +109,13 @@ def identity() -> DeviceIdentity:
     return DeviceIdentity(vendor, p.name, arch, p.multi_processor_count, p.L2_cache_size, p.total_memory)
 
 
+def serial() -> str:
+    """The current NVIDIA device's name among all of them, as NVIDIA's tools know it; the empty text for any other."""
+    if interpreted() or torch_device().type != "cuda" or torch.version.hip:
+        return ""
+    return f"GPU-{torch.cuda.get_device_properties(current_index()).uuid}"
+
+
 def default_generator(where: torch.device) -> torch.Generator:
     """The generator that ATen draws from on a device when it is given none."""
     if where.type == "cpu":
@@ -171,5 +178,14 @@ def captured(run: Callable[[], object]) -> Callable[[], None]:
 
 
 def free_bytes() -> int | None:
-    """Memory that the current device has left; None where the host's is used."""
-    return torch.cuda.mem_get_info()[0] if torch_device().type == "cuda" else None
+    """Memory that new tensors may take on the current device; None where the host's is used."""
+    if torch_device().type != "cuda":
+        return None
+    # a server has nearly all of the device in torch's pool, and that may be empty
+    return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+
+
+def has_room(needed: int) -> bool:
+    """True if tensors of so many bytes may be made. A fifth is left: what is free lies in pieces, and others need some."""
+    free = free_bytes()
+    return free is None or needed < 0.8 * free

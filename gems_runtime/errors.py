@@ -25,6 +25,10 @@ class NoValidConfig(GemsError):
     """Every candidate configuration of a kernel failed; the message lists the status of each."""
 
 
+class DeviceLost(GemsError, RuntimeError):
+    """A configuration broke the process's device context while it was tried; every later launch of the process fails."""
+
+
 class GridTooLarge(GemsError):
     """A grid of more than 2**31 - 1 programs for a path on which Triton's launcher would silently run none of them."""
 

@@ -28,6 +28,11 @@ from gems_runtime.records import Json, canonical
 
 GROUP = "gems_runtime.operators"
 _STDERR = 2
+# What a module may raise while it is run: told in one sentence.
+_IMPORT_ERRORS = (
+    *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError),
+    *(OSError, RuntimeError, SyntaxError, TypeError, ValueError),
+)
 
 
 class Job(Protocol):
@@ -99,10 +104,9 @@ def _grid_of(grid: Json) -> Callable[[Mapping[str, object]], tuple[int, ...]]:
 def _kernel(name: str) -> LibEntry:
     """The kernel at `package.module:attribute` or `file.py:attribute`, behind the launch path that tunes through the store."""
     module_name, _, attribute = name.rpartition(":")
+    module = _module(module_name)
     try:
-        found = functools.reduce(getattr, attribute.split("."), _module(module_name))
-    except ModuleNotFoundError as error:
-        raise UsageError(f"cannot import {error.name!r} for the kernel {name!r}") from None
+        found = functools.reduce(getattr, attribute.split("."), module)
     except AttributeError:
         raise UsageError(f"module {module_name!r} has no attribute {attribute!r}") from None
     if not isinstance(found, KernelInterface):
@@ -111,16 +115,22 @@ def _kernel(name: str) -> LibEntry:
 
 
 def _module(name: str) -> ModuleType:
-    """A module by name, or the program in a file, run as a module: not as `__main__`."""
-    if not name.endswith(".py"):
-        return importlib.import_module(name)
-    spec = importlib.util.spec_from_file_location(Path(name).stem, name)
-    module = importlib.util.module_from_spec(spec)
+    """A module by name, or the program in a file, run as a module: not as `__main__`. Raises UsageError."""
     try:
         with contextlib.redirect_stdout(sys.stderr):  # stdout is for the answer
-            spec.loader.exec_module(module)
-    except OSError as error:
-        raise UsageError(f"cannot read the program {name}: {error.strerror}") from None
+            return _program(Path(name)) if name.endswith(".py") else importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise UsageError(f"cannot import {error.name!r} for a kernel of {name}") from None
+    except _IMPORT_ERRORS as error:
+        raise UsageError(f"{name} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def _program(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UsageError(f"there is no program {path}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
     return module
 
 

@@ -24,6 +24,7 @@ def here() -> str:
 def add(record: dict[str, Json], where: str) -> None:
     """Note that this call was warmed. Raises OSError."""
     append_line(path(), canonical({"record": record, "where": where}))
+    toolchain.keep()
 
 
 def done(where: str) -> dict[str, dict[str, Json]]:

@@ -94,10 +94,22 @@ def global_checks(jit: JITFunction) -> dict[str, object] | None:
 
 
 _listening: list[bool] = []
+_compile_ms: dict[str, float] = {}
 
 
 def count_compiles() -> None:
     """Count Triton's compilations in `stats`, from the first call on."""
     if not _listening:
         _listening.append(True)
-        compat.chain_compile_listener(lambda found: stats.count("load" if found else "compile"))
+        compat.chain_compile_listener(_compiled)
+
+
+def _compiled(found_in_cache: bool, key: str, ms: float) -> None:
+    stats.count("load" if found_in_cache else "compile")
+    if not found_in_cache:
+        _compile_ms[key] = ms
+
+
+def compile_ms(kernel: CompiledKernel) -> float | None:
+    """How long compiling it took this process; None if it did not, or nobody counted."""
+    return _compile_ms.get(kernel.hash)

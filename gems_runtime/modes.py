@@ -67,7 +67,7 @@ def seal(on_compile: str = "allow") -> Seal:
     return Seal(on_compile)
 
 
-def _compiled(found_in_cache: bool) -> None:
+def _compiled(found_in_cache: bool, key: str, ms: float) -> None:
     if found_in_cache or _on_compile == "allow":
         return
     message = "a kernel was compiled after seal(): no earlier call had its argument types; warm it, or lift the seal"

@@ -43,15 +43,14 @@ class Gate:
                 tensor.copy_(self._before[name])
 
 
-def fits(named: Mapping[str, object]) -> bool:
-    """True if the device has room for the copies that a Gate makes."""
+def fits(named: Mapping[str, object], besides: int = 0) -> bool:
+    """True if the device has room for the copies that a Gate makes, and for so many bytes besides."""
     tensors = [t for t in named.values() if isinstance(t, torch.Tensor)]
-    free = device.free_bytes()
-    if free is None or not tensors:
+    if not tensors:
         return True
     # two copies, and two float32 images of the largest tensor while it is compared
     needed = 2 * sum(t.nbytes for t in tensors) + 8 * max(t.numel() for t in tensors)
-    return needed < 0.8 * free
+    return device.has_room(needed + besides)
 
 
 def agree(got: torch.Tensor, want: torch.Tensor) -> bool:

@@ -13,7 +13,7 @@ import xxhash
 
 Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
 
-SCHEMA = 2
+SCHEMA = 3
 # A decision with its key fields is about 3 KB; anything near these limits was not written by us.
 MAX_TEXT = 64 * 1024
 MAX_DEPTH = 12
@@ -63,6 +63,10 @@ def _is_dict(value: object) -> bool:
     return isinstance(value, dict)
 
 
+def _is_numbers(value: object) -> bool:
+    return isinstance(value, dict) and all(map(_is_number, value.values()))
+
+
 def _is_config(value: object) -> bool:
     return isinstance(value, dict) and isinstance(value.get("kwargs"), dict)
 
@@ -89,6 +93,10 @@ class Measurement:
     p20_us: float | None = _checked(_is_time, default=None)
     p80_us: float | None = _checked(_is_time, default=None)
     error: str = _checked(_is_text(200), default="")
+    # what is known of it besides: n (launches timed), registers, spills, shared_bytes, compile_ms
+    details: dict[str, Json] = _checked(_is_numbers, default_factory=dict)
+    # what may matter but does not invalidate: torch, driver, CUDA
+    soft: dict[str, Json] = _checked(_is_dict, default_factory=dict)
     time: float = _checked(_is_number, default=0.0)
     host: str = _checked(_is_text(100), default="")
 
@@ -110,7 +118,7 @@ class Decision:
     # how many candidates ended in each status
     tried: dict[str, int] = _checked(_is_counts)
     source: str = _checked(_is_text(40), default="tuned")
-    # what may matter but does not invalidate: torch, driver, CUDA
+    # as of a measurement; and which measurements it was made from, whether the winner is bitwise the default
     soft: dict[str, Json] = _checked(_is_dict, default_factory=dict)
     time: float = _checked(_is_number, default=0.0)
     host: str = _checked(_is_text(100), default="")
@@ -196,8 +204,17 @@ def _check_body(cls: type, body: object) -> None:
 
 def parse(text: str, depth: int = MAX_DEPTH) -> Json:
     """JSON with neither NaN nor huge numbers nor deep nesting. Raises ValueError for anything else."""
+    return _parsed(_DECODER, text, depth)
+
+
+def parse_foreign(text: str) -> Json:
+    """As `parse`, with None for NaN and infinities, which other tools write."""
+    return _parsed(_FOREIGN_DECODER, text, MAX_DEPTH)
+
+
+def _parsed(decoder: json.JSONDecoder, text: str, depth: int) -> Json:
     try:
-        value = _DECODER.decode(text)
+        value = decoder.decode(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if _is_deep(value, depth):
@@ -238,3 +255,4 @@ def _finite(text: str) -> float:
 
 
 _DECODER = json.JSONDecoder(parse_constant=_refuse, parse_int=_small_int, parse_float=_finite)
+_FOREIGN_DECODER = json.JSONDecoder(parse_constant=lambda name: None, parse_int=_small_int, parse_float=_finite)

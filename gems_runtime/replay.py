@@ -46,7 +46,8 @@ def _replayed(decision: Decision, store: Store) -> Replayed:
     place = next((i for i in times if canonical(held[i].config) == own), None)
     size = len(decision.soft.get("measurements", []))
     # a winner that ties stays one: a refreshed decision is not given up for noise
-    best = held[ranked(times, place)[0]].config if times else None
+    shared = {i: m.details.get("shared_bytes", 0) for i, m in held.items()}
+    best = held[ranked(times, place, shared)[0]].config if times else None
     regret = None if place is None else times[place] / min(times.values()) - 1
     return Replayed(decision.key, decision.kernel, decision.config, best, regret, len(times), size)
 

@@ -26,6 +26,14 @@ class Mode(enum.Enum):
     OFF = "off"  # use the default config; read and write nothing
 
 
+class SoftEnv(enum.Enum):
+    """What a stored decision is worth that was made with another torch, CUDA or driver than are here."""
+
+    IGNORE = "ignore"  # what it is worth here
+    WARN = "warn"  # the same, and it is said once
+    MISS = "miss"  # nothing, nor are its measurements: it is tuned anew
+
+
 class Native(enum.Enum):
     """Where the native launch tier comes from."""
 
@@ -80,11 +88,13 @@ class Settings:
     tune: Mode = env("GEMS_TUNE", Mode.AUTO, Mode, "one of " + ", ".join(m.value for m in Mode) + ".")
     untuned: Path = env("GEMS_UNTUNED", Path(), Path, "file that record mode appends to; empty: `untuned.jsonl` in the store.")
     salt: str = env("GEMS_STORE_SALT", "", str, "any text; results stored under another salt are not seen.")
+    soft_env: SoftEnv = env("GEMS_SOFT_ENV", SoftEnv.WARN, SoftEnv, "results of another torch or driver: ignore that, warn or miss.")
     deterministic: bool = env("GEMS_TUNE_DETERMINISTIC", False, flag, "1 lets no clock choose a configuration: stored ones and defaults only.")
     tune_wait_s: float = env("GEMS_TUNE_WAIT_S", 600.0, float, "seconds to wait for another process's tuning.")
     fast_launch: bool = env("GEMS_FAST_LAUNCH", True, flag, "0 sends every launch through stock Triton.")
     native: Native = env("GEMS_NATIVE", Native.ON, Native, "0 launches from Python, jit ignores the installed module.")
     compile_jobs: int = env("GEMS_COMPILE_JOBS", 0, int, "threads that compile a kernel's candidates; 0: one a core.")
+    quiet_gpu: bool = env("GEMS_TUNE_QUIET", False, flag, "1 keeps no result if the GPU slowed down, or others used it, as nvidia-smi sees it.")
     check_numerics: bool = env("GEMS_TUNE_CHECK", True, flag, "0 lets a configuration win unchecked.")
 
 

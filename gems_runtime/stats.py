@@ -16,6 +16,7 @@ COUNTERS = {
     "store_hit": "a decision was read from the store",
     "store_miss": "the store had no valid decision",
     "tune": "the candidates of one kernel call were compared and a winner chosen",
+    "disturbed": "a tuning was not kept, because the GPU slowed down or another process used it meanwhile",
     "transfer": "a call that may not be tuned took the configuration of a neighbouring size",
     "default": "a call without a decision took its default configuration",
     "benchmark": "one configuration was timed",

@@ -54,8 +54,22 @@ def code_key() -> str:
     if known.get("stamp") == stamp and isinstance(known.get("key"), str):
         return known["key"]
     key = triton_key()
-    _remember(memo, {"stamp": stamp, "key": key})
+    _unkept.append((memo, {"stamp": stamp, "key": key}))
+    keep()
     return key
+
+
+# What is to be remembered as soon as there is a store.
+_unkept: list[tuple[Path, dict[str, Json]]] = []
+
+
+def keep() -> None:
+    """Keep the memo beside the store, if there is a store by now: reading alone makes no directory.
+
+    Who makes the store calls this again; else the next process would pay for the memo, and one in a read-only image always.
+    """
+    while _unkept and _unkept[-1][0].parent.is_dir():
+        _remember(*_unkept.pop())
 
 
 def _stamps(root: Path) -> Iterator[Json]:
@@ -80,9 +94,6 @@ def _read(memo: Path) -> dict[str, Json]:
 
 
 def _remember(memo: Path, known: dict[str, Json]) -> None:
-    """Keep the memo beside the store, if there is a store: reading alone makes no directory."""
-    if not memo.parent.is_dir():
-        return
     try:
         with tempfile.NamedTemporaryFile("w", dir=memo.parent, delete=False) as out:
             json.dump(known, out)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import triton
 from triton.runtime.autotuner import Autotuner
 
-from gems_runtime import device, fingerprint, settings, stats, untuned
+from gems_runtime import device, fingerprint, settings, stats, together, untuned
 from gems_runtime.candidates import Call, first_usable
 from gems_runtime.errors import StoreMiss
 from gems_runtime.problem import Problem
@@ -98,8 +98,11 @@ def _choose(problem: Problem) -> Choice:
 
 def _looked_up(problem: Problem, mode: Mode) -> Choice:
     """From the store; else what the mode says."""
-    if mode is Mode.REFRESH and _may_tune(mode):
+    if mode is Mode.REFRESH and _may_tune(mode, problem):
         return Choice(problem, problem.refresh(), "refreshed")
+    team = together.team()
+    if team is not None and mode is Mode.AUTO and not settings.current().deterministic:
+        return Choice(problem, together.tune(problem, team), "tuned")
     found = problem.stored()
     if found is not None:
         stats.count("store_hit")
@@ -107,7 +110,7 @@ def _looked_up(problem: Problem, mode: Mode) -> Choice:
     stats.count("store_miss")
     if mode is Mode.STRICT:
         raise StoreMiss(problem.explain_miss())
-    if _may_tune(mode):
+    if _may_tune(mode, problem):
         return Choice(problem, problem.tune(), "tuned")
     if mode is Mode.RECORD:
         untuned.append(problem.call, problem.candidates)
@@ -123,7 +126,7 @@ def _without_key(problem: Problem, mode: Mode, reason: str) -> Choice:
     _log.info("the tuning of %s is not kept: %s", problem.kernel, reason)
     if mode is Mode.STRICT:
         raise StoreMiss(f"the store cannot have a decision for {problem.kernel}: {reason}")
-    if _may_tune(mode):
+    if _may_tune(mode, problem):
         return Choice(problem, problem.tune_for_this_process(), "tuned")
     return _untimed(problem, mode)
 
@@ -146,6 +149,10 @@ def _can_time(tuner: Autotuner) -> bool:
     return device.can_benchmark() and (tuner._do_bench is not None or device.has_gpu())
 
 
-def _may_tune(mode: Mode) -> bool:
-    tunes = mode in (Mode.AUTO, Mode.REFRESH) and not settings.current().deterministic
-    return tunes and not device.is_capturing()
+def _may_tune(mode: Mode, problem: Problem) -> bool:
+    if mode not in (Mode.AUTO, Mode.REFRESH) or settings.current().deterministic or device.is_capturing():
+        return False
+    has_room = problem.has_room()
+    if not has_room:
+        _log.warning("%s is not tuned: the device has too little memory left to time it", problem.kernel)
+    return has_room

@@ -12,7 +12,7 @@ import triton
 
 from gems_runtime import device, journal, stats, store, target, trial, tuner
 from gems_runtime.candidates import LAUNCH_ERRORS, compile_all
-from gems_runtime.errors import GemsError, StoreError
+from gems_runtime.errors import DeviceLost, GemsError, StoreError
 from gems_runtime.jobs import Job
 from gems_runtime.launch import count_compiles
 from gems_runtime.records import Json, canonical
@@ -34,6 +34,7 @@ class Result:
     error: str = ""
     skipped: bool = False
     fatal: bool = False  # the process can use its device no more
+    again: bool = False  # what broke the device is noted: another process gets past it
     tuned: int = 0
     benchmarks: int = 0
     compiles: int = 0
@@ -102,15 +103,18 @@ class Runner:
         """Run it, unless an earlier run has. An error of the job is in the result."""
         if canonical(job.record) in self._done:
             return Result(job.label, skipped=True)
-        before, error = stats.snapshot(), ""
+        before, error, again = stats.snapshot(), "", False
         try:
             job.run()
-            journal.add(job.record, self._where)
+            if stats.snapshot()["disturbed"] > before["disturbed"]:
+                error = "the GPU was disturbed while it was tuned, and the result is not kept"
+            else:
+                journal.add(job.record, self._where)
         except JOB_ERRORS as failure:
-            error = f"{type(failure).__name__}: {failure}"[:500]
+            error, again = f"{type(failure).__name__}: {failure}"[:500], isinstance(failure, DeviceLost)
         after = stats.snapshot()
         fatal = bool(error) and not device.works()
-        return Result(job.label, error, fatal=fatal, **{name: after[c] - before[c] for name, c in _COUNTED.items()})
+        return Result(job.label, error, fatal=fatal, again=again, **{name: after[c] - before[c] for name, c in _COUNTED.items()})
 
 
 @contextlib.contextmanager
@@ -126,7 +130,7 @@ def working_for(compile_target: str | None, resume: bool = False) -> Iterator[Ru
 
 
 def _compile_candidates(choice: tuner.Choice) -> None:
-    compile_all(choice.problem.call, choice.problem.candidates)
+    compile_all(choice.problem.call, choice.problem.contenders)
 
 
 def run(

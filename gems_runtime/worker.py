@@ -1,4 +1,8 @@
-"""A process of a crew: reads jobs as JSON lines, runs them on one device or for one target, answers with a line each."""
+"""A process of a crew: reads jobs as JSON lines, runs them on one device or for one target, answers with a line each.
+
+Between the answers it says which configuration it is about to try, and null when it has: its crew may have to note that
+it died of it.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,13 @@ import os
 import sys
 from dataclasses import asdict
 
-from gems_runtime import device, jobs, warm
+from gems_runtime import device, jobs, records, vigil, warm
 from gems_runtime.errors import UsageError
+from gems_runtime.records import Measurement
 from gems_runtime.warm import Result
+
+# The name under which such a line has the measurement, as the store has it.
+TRYING = "trying"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -24,10 +32,21 @@ def main(argv: list[str] | None = None) -> int:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     here = contextlib.nullcontext() if options.device is None else device.using(options.device)
-    with here, warm.working_for(options.target, options.resume) as runner:
+
+    def tell(measurement: Measurement | None) -> None:
+        print(json.dumps({TRYING: _text(measurement)}), file=answers)
+
+    with here, warm.working_for(options.target, options.resume) as runner, vigil.watched_by(tell):
         for line in sys.stdin:
             print(json.dumps(asdict(_run(runner, json.loads(line)))), file=answers)
     return 0
+
+
+def _text(measurement: Measurement | None) -> str | None:
+    try:
+        return None if measurement is None else records.encode(measurement)
+    except ValueError:  # one with an enormous argument is kept nowhere
+        return None
 
 
 def _run(runner: warm.Runner, record: dict) -> Result:

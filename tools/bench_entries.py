@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from gems_runtime import store
 from gems_runtime.records import Decision, digest
+from gems_runtime.store import bundle
 from tools.figures import Row, median, python
 
 ENTRIES, MANY_ENTRIES = 10_000, 100_000
 PROCESSES, RESULTS, COLD_PROCESSES = 16, 32, 64
+PACKAGED, PACKAGED_KERNELS = 5000, 50
 RUNS = 5
 
 READS = """
@@ -32,6 +35,17 @@ for key in keys[1:1001]:
     later.append(time.perf_counter() - started)
     assert found.key == key
 print(json.dumps({"first": first_s, "later": statistics.median(later), "found": first.key == keys[0]}))
+"""
+
+PACKAGE = """
+import json, sys, time
+from pathlib import Path
+from gems_runtime import records
+from gems_runtime.store.bundle import Bundle
+started = time.perf_counter()
+text = Bundle(Path(sys.argv[1])).get("d/" + sys.argv[2])
+found = records.decode(text)
+print(json.dumps({"seconds": time.perf_counter() - started, "found": found.key == sys.argv[2]}))
 """
 
 # A light process that forks many: what is measured is the store, not the start of Python.
@@ -123,6 +137,15 @@ def reading(folder: Path) -> Iterator[Row]:
     found = all(run["found"] for run in runs)
     yield Row(f"open and first hit, {ENTRIES} entries", median(runs, "first") * 1e3, "ms", 10, found)
     yield Row(f"a hit on disk, {ENTRIES} entries", median(runs, "later") * 1e6, "us", 60, found)
+
+
+def packaged(folder: Path) -> Iterator[Row]:
+    """A bundle as a package brings it: verified whole, and one kernel of it read, in new processes."""
+    held = [replace(decision(i), kernel=f"bench.kernel{i % PACKAGED_KERNELS}") for i in range(PACKAGED)]
+    bundle.write(folder / "packaged.gemsx", held)
+    runs = [python(PACKAGE, str(folder / "packaged.gemsx"), held[i].key) for i in range(RUNS)]
+    found = all(run["found"] for run in runs)
+    yield Row(f"open a bundle of {PACKAGED} entries and read one", median(runs, "seconds") * 1e3, "ms", 15, found)
 
 
 def together(folder: Path) -> Iterator[Row]:

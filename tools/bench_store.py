@@ -99,6 +99,7 @@ def devices(folder: Path) -> Iterator[Row]:
 PARTS = {
     "import": (importing, False),
     "reading": (bench_entries.reading, False),
+    "packaged": (bench_entries.packaged, False),
     "together": (bench_entries.together, False),
     "many": (bench_entries.many, False),
     "first": (first_calls, True),

@@ -6,16 +6,17 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gems_runtime.cli.output import DONE, aligned, answer
+from gems_runtime.cli.output import DONE, aligned, answer, talk
 from gems_runtime.cli.parser import Verb
 from gems_runtime.errors import GemsError, StoreError, UsageError
 
 if TYPE_CHECKING:
-    from gems_runtime.records import Json, Record
+    from gems_runtime.records import Decision, Json, Record
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", type=Path, help="the bundle to make, NAME.gemsx")
+    parser.add_argument("file", metavar="FILE", type=Path, help="the bundle to make, NAME.gemsx; with --to, see below")
+    parser.add_argument("--to", choices=("python", "vllm-moe"), help="write the decisions as another program reads them")
     parser.add_argument("--kernel", default="", help="only kernels whose name contains this")
     parser.add_argument("--device", default="", help="only results of devices whose name contains this")
     parser.add_argument("--with-kernels", action="store_true", help="and the compiled code of these kernels")
@@ -26,17 +27,19 @@ def _run(options: argparse.Namespace) -> int:
     from gems_runtime.records import Decision
     from gems_runtime.store import bundle, ranks
 
-    if options.file.suffix != bundle.SUFFIX:
+    if options.file.suffix != bundle.SUFFIX and not options.to:
         raise UsageError(f"a bundle's name ends in {bundle.SUFFIX}, found {options.file}")
     device = lambda record: str(record.fields["device"].get("name"))
     held = [r for r in store.current().records() if options.kernel in r.kernel and options.device in device(r)]
     if not held:
-        raise GemsError(f"the store {store.current().directory} has nothing to export")
+        raise GemsError(f"the store {store.current().where} has nothing to export")
+    if options.to:
+        return _write_foreign(options, [r for r in held if isinstance(r, Decision)])
     compiled, toolchain = _kernels(held) if options.with_kernels else ({}, None)
     try:
         bundle.write(options.file, held, compiled, toolchain)
     except OSError as error:
-        raise StoreError(f"{options.file} cannot be written: {error}") from None
+        raise StoreError(f"{options.file} cannot be written: {error.strerror or error}") from None
     decisions = [r for r in held if isinstance(r, Decision)]
     made = {
         "bundle": str(options.file),
@@ -51,6 +54,22 @@ def _run(options: argparse.Namespace) -> int:
     return DONE
 
 
+def _write_foreign(options: argparse.Namespace, decisions: list[Decision]) -> int:
+    from gems_runtime import foreign
+
+    if options.with_kernels:
+        raise UsageError("--with-kernels is for bundles; other programs read configurations alone")
+    try:
+        files = foreign.WRITERS[options.to](options.file, decisions)
+    except OSError as error:
+        raise StoreError(f"{options.file} cannot be written: {error.strerror or error}") from None
+    left = len(decisions) - sum(files.values())
+    answer(options, {"files": files, "left_out": left}, "\n".join(f"{count:6}  {path}" for path, count in files.items()))
+    if left and not options.json:
+        talk(f"{left} decisions do not fit the format and were left out")
+    return DONE
+
+
 def _kernels(held: list[Record]) -> tuple[dict[str, bytes], Json]:
     """The compiled code of the records' kernels, and what compiled it."""
     import triton
@@ -62,4 +81,8 @@ def _kernels(held: list[Record]) -> tuple[dict[str, bytes], Json]:
     return kernels.collect(Path(triton.knobs.cache.dir), names), {"triton": triton.__version__, "code": toolchain.code_hash()}
 
 
-VERB = Verb("export", "write the store's entries to one file that can be carried elsewhere", _run, _arguments)
+_EPILOG = """\
+--to python     FILE is a Python file with a list of triton.Config, each with its kernel, device and problem
+--to vllm-moe   FILE is a directory for files E=..,N=..,device_name=...json, for kernels whose tuning keys are E, N and M
+"""
+VERB = Verb("export", "write the store's entries to one file that can be carried elsewhere", _run, _arguments, _EPILOG)

@@ -7,8 +7,10 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gems_runtime.cli.ls import short
 from gems_runtime.cli.output import DONE, answer, talk
 from gems_runtime.cli.parser import Verb
+from gems_runtime.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
     from gems_runtime.records import Json
@@ -19,13 +21,45 @@ RULES_HELP = "for an entry that both have: the faster (best), the later (newer),
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", type=Path, help="a bundle that `gems-cache export` made")
-    parser.add_argument("--merge", choices=("best", "newer", "ours", "theirs"), default="best", help=RULES_HELP)
-    parser.add_argument("--with-kernels", action="store_true", help="also its compiled code, which this machine's GPU would run")
-    parser.add_argument("--dry-run", action="store_true", help="say what would change and change nothing")
+    add = parser.add_argument
+    add("file", metavar="FILE", type=Path, help="a bundle that `gems-cache export` made")
+    add("--merge", choices=("best", "newer", "ours", "theirs"), default="best", help=RULES_HELP)
+    add("--with-kernels", action="store_true", help="also its compiled code, which this machine's GPU would run")
+    add("--from", dest="origin", choices=("triton", "vllm-moe"), help="FILE is another tool's; see below")
+    add("--kernel", metavar="NAME", help="the kernel that such a file is for: its function's name, or package.module.function")
+    add("--dry-run", action="store_true", help="say what would change and change nothing")
 
 
 def _run(options: argparse.Namespace) -> int:
+    if options.origin:
+        return _seed(options)
+    if options.kernel:
+        raise UsageError("--kernel names the kernel of another tool's file; a bundle says itself what its entries are for")
+    return _take_over(options)
+
+
+def _seed(options: argparse.Namespace) -> int:
+    """Keep another tool's configurations for the next tuning."""
+    from gems_runtime import foreign, store
+
+    own = store.current()
+    found = list(foreign.READERS[options.origin](options.file, options.kernel))
+    own.require_writable()
+    try:
+        new = own.seeds.new(found) if options.dry_run else own.seeds.add(found)
+    except (OSError, ValueError) as error:
+        raise StoreError(f"the seeds cannot be kept: {error}") from None
+    rows = [{"kernel": one.kernel, **one.fields()} for one in new]
+    lines = [f"{row['kernel']}  {short(row)}" for row in rows]
+    kept = {"seeds": rows, "read": len(found), "dry_run": options.dry_run}
+    answer(options, kept, "\n".join(lines))
+    if not options.json:
+        verb = "would be" if options.dry_run else "were"
+        talk(f"{len(rows)} of {len(found)} configurations {verb} kept as seeds; warm, or warm --refresh, tries them")
+    return DONE
+
+
+def _take_over(options: argparse.Namespace) -> int:
     from gems_runtime import store
     from gems_runtime.records import name_of
     from gems_runtime.store import bundle, exchange
@@ -53,14 +87,14 @@ def _run(options: argparse.Namespace) -> int:
     answer(options, found, "\n".join(_line(row) for row in found["entries"]))
     if not options.json:
         verb = "would be" if options.dry_run else "were"
-        talk(f"{len(taken)} entries {verb} taken over, {counts['keep']} of ours kept, {counts['same']} were the same; {installed} compiled kernels")
+        rest = f"{counts['keep']} of ours kept, {counts['same']} were the same; {installed} compiled kernels"
+        talk(f"{len(taken)} entries {verb} taken over, {rest}")
     return DONE
 
 
 def _install(opened: Bundle) -> int:
     import triton
 
-    from gems_runtime.errors import StoreError
     from gems_runtime.store import kernels
 
     cache = Path(triton.knobs.cache.dir)
@@ -87,4 +121,11 @@ def _line(row: dict[str, Json]) -> str:
     return f"{row['action']:8} {row['name'][:14]}  {row['kernel']}  {row['problem']}  {row['device']}"
 
 
-VERB = Verb("import", "take over the entries of a bundle", _run, _arguments)
+_EPILOG = """\
+--from triton     NAME.autotune.json, which @triton.autotune(cache_results=True) writes, or a directory of them
+--from vllm-moe   E=..,N=..,device_name=...json of vLLM's and SGLang's fused mixture of experts; needs --kernel
+
+What another tool found elsewhere decides nothing here: it is kept as seeds, which are tried, checked and timed beside the
+kernel's own configurations whenever that is tuned. Those fit that set what the kernel's own set.
+"""
+VERB = Verb("import", "take over the entries of a bundle, or seeds of another tool's file", _run, _arguments, _EPILOG)

@@ -33,7 +33,7 @@ def _run(options: argparse.Namespace) -> int:
     try:
         bundle.write(options.out, held.values())
     except OSError as error:
-        raise StoreError(f"{options.out} cannot be written: {error}") from None
+        raise StoreError(f"{options.out} cannot be written: {error.strerror or error}") from None
     made = {"bundle": str(options.out), "entries": len(held), "replaced": replaced, "digest": exchange.digest(held)}
     answer(options, made, aligned(made))
     return DONE

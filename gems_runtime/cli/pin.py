@@ -45,7 +45,7 @@ def _unpin(options: argparse.Namespace) -> int:
     from gems_runtime import store
 
     own = store.current()
-    found = _one([r for r in _decisions(own) if own.pinned(r.key)], options.key)
+    found = _one([r for r in _decisions(own) if own.pinned(r.key)], options.key, "pinned decision")
     try:
         _overrides(own).unpin(found.key)
     except OSError as error:
@@ -66,10 +66,10 @@ def _decisions(own: Store) -> list[Decision]:
     return [r for r in own.records() if isinstance(r, Decision)]
 
 
-def _one(held: list[Decision], prefix: str) -> Decision:
+def _one(held: list[Decision], prefix: str, what: str = "decision") -> Decision:
     found = [r for r in held if r.key.startswith(prefix.removeprefix("d/"))]
     if not found:
-        raise GemsError(f"there is no such decision {prefix}; gems-cache ls lists them, and gems-cache show a pinned one's source")
+        raise GemsError(f"there is no {what} that begins with {prefix!r}; gems-cache ls lists what there is")
     if len(found) > 1:
         raise UsageError(f"{len(found)} decisions begin with {prefix!r}; give more of the key")
     return found[0]

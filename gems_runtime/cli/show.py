@@ -28,7 +28,7 @@ def _run(options: argparse.Namespace) -> int:
 
     found = store.current().find(options.key)
     if not found:
-        raise GemsError(f"the store {store.current().directory} has no entry {options.key}")
+        raise GemsError(f"the store {store.current().where} has no entry {options.key}")
     if len(found) > 1:
         raise UsageError(f"{len(found)} entries begin with {options.key!r}; give more of the key")
     if options.plot:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -31,6 +30,7 @@ def _run(options: argparse.Namespace) -> int:
         "bytes": sum(f.stat().st_size for f in choice.cache_dir.rglob("*") if f.is_file()),
         "decisions": len(decisions),
         "measurements": len(held) - len(decisions),
+        "seeds": own.seed_count(),
         "mode": choice.tune.value,
         "kernels": len({record.kernel for record in held}),
         "devices": sorted({str(record.fields["device"].get("name")) for record in held}),
@@ -52,22 +52,16 @@ def _layer(own: Store, layer: Layer) -> dict[str, Json]:
 
 
 def _drift(decisions: list[Decision]) -> dict[str, int]:
-    """How many decisions were made with another torch or Triton than are installed: torch's are used, Triton's are not."""
-    live = {name: _installed(name) for name in ("torch", "triton")}
-    made = Counter()
+    """How many decisions were made with another torch or driver (used all the same), or another Triton (which are not)."""
+    from gems_runtime import surroundings
+
+    made, triton = Counter(), surroundings.installed("triton")
     for decision in decisions:
+        made.update(f"{name} {was}" for name, (was, _) in surroundings.drift(decision.soft).items())
         toolchain = decision.fields.get("toolchain")
-        was = {"torch": decision.soft.get("torch"), "triton": toolchain.get("triton") if isinstance(toolchain, dict) else None}
-        made.update(f"{name} {was[name]}" for name in live if was[name] is not None and was[name] != live[name])
+        was = toolchain.get("triton") if isinstance(toolchain, dict) else None
+        made.update([f"triton {was}"] if was not in (None, triton) else [])
     return dict(made)
-
-
-def _installed(package: str) -> str | None:
-    """Its version; importing torch would take a second."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 VERB = Verb("status", "where the store is and what it holds", _run)

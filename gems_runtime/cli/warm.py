@@ -35,6 +35,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     add("--run", type=_command, metavar="COMMAND", help="run this program in record mode until it or Ctrl-C ends it; warm the calls it made that were not tuned")
     add("--compile-only", action="store_true", help="tune nothing; the default where there is no GPU")
     add("--devices", type=_devices, help="all, or numbers such as 0,2: one worker process for each GPU")
+    add("--isolate", action="store_true", help="tune in a worker process: what crashes it, or hangs, fails alone")
     add("--jobs", type=positive, help="compilations at a time: worker processes with --compile-only, else threads")
     add("--shard", type=_shard, metavar="I/N", help="only part I (from 1) of N of the calls")
     add("--budget", type=_seconds, metavar="TIME", help="begin no call after this long: 90s, 10m, 2h")
@@ -143,10 +144,14 @@ def _workers(options: argparse.Namespace, compile_target: str | None) -> list[li
     if compile_target:
         if options.devices is not None:
             raise UsageError("--devices tunes on GPUs, and here nothing is tuned; --jobs shares out compiling")
+        if options.isolate:
+            raise UsageError("--isolate is about timing, and here nothing is timed")
         return [["--target", compile_target]] * options.jobs if options.jobs and options.jobs > 1 else None
     count, ranks = device.count(), settings.ranks()
     if options.devices is None:
-        return [["--device", str(ranks.local % count)]] if ranks else None
+        if options.isolate or ranks:
+            return [["--device", str(ranks.local % count if ranks else 0)]]
+        return None
     numbers = options.devices or list(range(count))
     if max(numbers) >= count:
         raise UsageError(f"there is no device {max(numbers)}: this host has {count}")

@@ -1,6 +1,6 @@
 """The tuning store: records by name. `current()` is the one of the settings in force.
 
-Modules, top to bottom: place, rows, disk, index, files, overrides, remote, bundle, kernels, team, ranks, stack, exchange, pruning.
+Modules, top to bottom: place, rows, disk, index, files, edited, overrides, seeds, remote, bundle, kernels, team, ranks, stack, exchange, pruning.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ class Bundle:
         self._archive = self._opened()
         self.manifest = self._checked_manifest()
         self._member_of = {name: member for member, names in self.manifest["names"].items() for name in names}
-        self._groups: dict[str, dict[str, str]] = {}
+        self._groups: dict[str, dict[str, Json]] = {}
 
     @property
     def kernels(self) -> list[str]:
@@ -103,7 +103,8 @@ class Bundle:
     def get(self, name: str) -> str | None:
         """The text of an entry, or None."""
         member = self._member_of.get(name)
-        return None if member is None else self._group(member).get(name)
+        # the one text that the record has in a store, made for those alone that are asked for
+        return None if member is None else records.canonical(self._group(member)[name])
 
     def items(self) -> Iterator[tuple[str, str | None]]:
         """Every name with its text."""
@@ -154,13 +155,13 @@ class Bundle:
         self._hashes = hashes
         return manifest
 
-    def _group(self, member: str) -> dict[str, str]:
+    def _group(self, member: str) -> dict[str, Json]:
         if member not in self._groups:
             held = self._json(member)
             names = self.manifest["names"][member]
             if not isinstance(held, list) or len(held) != len(names):
                 raise self._refusal(f"{member} is not the list of entries that its manifest names")
-            self._groups[member] = dict(zip(names, map(records.canonical, held), strict=True))
+            self._groups[member] = dict(zip(names, held, strict=True))
         return self._groups[member]
 
     def _json(self, member: str) -> Json:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gems_runtime.errors import UsageError
+from gems_runtime import settings
+from gems_runtime.errors import StoreError, UsageError
 from gems_runtime.records import Decision, Record, encode, name_of
-from gems_runtime.store import bundle, ranks
+from gems_runtime.store import bundle, ranks, team
 from gems_runtime.store.stack import Store
 
+_NOTHING_ELSE = {"packaged": False, "redis": ""}
 # How an entry that both sides have is chosen.
 RULES = ("best", "newer", "ours", "theirs")
 HERE = "here"
@@ -30,14 +32,18 @@ class Change:
 def entries_at(place: str, here: Store) -> dict[str, Record]:
     """Every record of `here`, of a bundle or of a store's directory. Raises UsageError, and StoreError for a bad bundle."""
     path = Path(place)
-    if place == HERE:
-        held: Iterable[Record] = here.records()
-    elif path.suffix == bundle.SUFFIX and path.exists():
-        held = bundle.Bundle(path).records()
-    elif path.is_dir():
-        held = Store(path).records()
-    else:
-        raise UsageError(f"there is no bundle (*{bundle.SUFFIX}) and no store's directory {place}; {HERE!r} is the store in force")
+    try:
+        if place == HERE:
+            held: Iterable[Record] = here.records()
+        elif path.suffix == bundle.SUFFIX and path.exists():
+            held = bundle.Bundle(path).records()
+        elif path.is_dir() and team.sources(path):
+            # as a team's: what is only looked at is not mended either
+            held = Store(None, replace(settings.current(), **_NOTHING_ELSE, team_stores=(path,))).records()
+        else:
+            raise UsageError(f"{place} is no bundle (*{bundle.SUFFIX}) and no store's directory; {HERE!r} is the store in force")
+    except OSError as error:
+        raise StoreError(f"{place} cannot be read: {error.strerror}") from None
     return {name_of(record): record for record in held}
 
 

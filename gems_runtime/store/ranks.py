@@ -34,16 +34,16 @@ def sync(store: Store, group: dist.ProcessGroup | None) -> int:
     of most ranks is taken, the lowest rank's among equals. Every rank must call. Raises RanksDisagree, on every rank,
     if a problem has a decision on some of the ranks that asked for it and none on the others.
     """
-    _require_cpu(group)
+    require_cpu(group)
     # the last word of every rank is on disk before anyone reads; a barrier, but on the CPU whatever the group's devices
-    _gathered(None, group)
+    gathered(None, group)
     before, missed = store.in_use()
     store.forget()
     held, _ = store.in_use()
     # one that was found by another rank since
     found = {key: decision for key in missed if (decision := store.decision(key)) is not None}
     held.update(found)
-    rows = _gathered({"held": {key: chosen(d) for key, d in held.items()}, "missed": sorted(missed - held.keys())}, group)
+    rows = gathered({"held": {key: chosen(d) for key, d in held.items()}, "missed": sorted(missed - held.keys())}, group)
     _require_hits(rows, held, group)
     for key, text in _settled(rows, held, group).items():
         store.adopt(records.decode(text))
@@ -51,7 +51,7 @@ def sync(store: Store, group: dist.ProcessGroup | None) -> int:
     return len(found) + sum(chosen(after[key]) != chosen(decision) for key, decision in before.items())
 
 
-def _require_cpu(group: dist.ProcessGroup | None) -> None:
+def require_cpu(group: dist.ProcessGroup | None) -> None:
     """Raise UsageError for a group that cannot carry bytes of the host."""
     import torch.distributed as dist
 
@@ -74,7 +74,7 @@ def _settled(rows: list[Json], held: dict[str, Decision], group: dist.ProcessGro
     if not source:
         return {}
     mine = {key: records.encode(held[key]) for key, rank in source.items() if rank == dist.get_rank(group)}
-    return {key: text for texts in _gathered(mine, group) for key, text in texts.items()}
+    return {key: text for texts in gathered(mine, group) for key, text in texts.items()}
 
 
 def _require_hits(rows: list[Json], held: dict[str, Decision], group: dist.ProcessGroup | None) -> None:
@@ -87,7 +87,7 @@ def _require_hits(rows: list[Json], held: dict[str, Decision], group: dist.Proce
     if not torn:
         return
     # the ranks that have it know its name
-    names = _gathered({key: _described(held[key]) for key in torn if key in held}, group)
+    names = gathered({key: _described(held[key]) for key in torn if key in held}, group)
     each = []
     for key, ranks in sorted(torn.items()):
         name = next(row[key] for row in names if key in row)
@@ -105,7 +105,7 @@ def _described(decision: Decision) -> str:
     return f"{decision.kernel}({', '.join(f'{n}={canonical(v)}' for n, v in shape.items())}) [{decision.key[:12]}]"
 
 
-def _gathered(value: Json, group: dist.ProcessGroup | None) -> list[Json]:
+def gathered(value: Json, group: dist.ProcessGroup | None) -> list[Json]:
     """Every rank's value. As JSON bytes: torch's own exchange of objects unpickles what it receives."""
     import torch
     import torch.distributed as dist

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from gems_runtime.records import MAX_TEXT, SCHEMA
@@ -38,6 +38,11 @@ class Remote:
         """Keep the text there, if results are to be shared."""
         if self.takes_results:
             self.ask(lambda client: client.set(_PREFIX + name, text))
+
+    def delete_all(self, names: Sequence[str]) -> None:
+        """Forget these texts, if results are shared."""
+        if self.takes_results and names:
+            self.ask(lambda client: client.delete(*(_PREFIX + name for name in names)))
 
     def items(self) -> Iterator[tuple[str, str | None]]:
         """Nothing: a server shared by a cluster is not listed."""

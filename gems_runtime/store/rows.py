@@ -133,7 +133,7 @@ class Rows:
         # A file that we may not write can only be read as if nobody wrote it. Unless another process has the database
         # open: then its log and the index of that are there to be read.
         is_live = self.path.with_name(f"{DATABASE}-shm").exists()
-        return f"{self.path.absolute().as_uri()}?{'mode=ro' if is_live else 'immutable=1'}"
+        return f"{self.path.absolute().as_uri()}?mode=ro{'' if is_live else '&immutable=1'}"
 
     def _forget(self) -> None:
         self._connection, self.opened = None, None

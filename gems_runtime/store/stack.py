@@ -23,6 +23,7 @@ from gems_runtime.store.index import Index
 from gems_runtime.store.overrides import Overrides
 from gems_runtime.store.remote import Remote
 from gems_runtime.store.rows import Rows
+from gems_runtime.store.seeds import Seed, Seeds
 from gems_runtime.store.team import FILES, INDEX, Source
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Store:
         self._said: set[str] = set()
         self._lock = threading.Lock()
         self.overrides = Overrides(choice.overrides or directory / "overrides.json") if choice and directory else None
+        self.seeds = Seeds(directory / "seeds.json") if choice and directory else None
         self.remote = Remote(choice.redis, choice.redis_write) if choice and choice.redis else None
         self._user = Layer("user", str(directory), self._user_sources)
         self.layers = [*self._before(), self._user, *(self._after(choice) if choice else ())]
@@ -74,6 +76,21 @@ class Store:
     def pinned(self, key: str) -> Decision | None:
         """The decision that a person pinned, which holds even while tuning anew."""
         return self._from(self.layers[0], f"d/{key}") if self.overrides else None
+
+    def seeds_of(self, *kernels: str) -> list[Seed]:
+        """What was imported for a kernel from other tools, by each of its names."""
+        return self._of_seeds(lambda seeds: seeds.of(*kernels)) or []
+
+    def seed_count(self) -> int:
+        """How many seeds there are."""
+        return self._of_seeds(Seeds.count) or 0
+
+    def _of_seeds(self, ask: Callable[[Seeds], T]) -> T | None:
+        try:
+            return ask(self.seeds) if self.seeds else None
+        except (OSError, ValueError) as error:
+            self._say("seeds", f"the seeds are not used: {error}")
+            return None
 
     def layer_of(self, key: str) -> str:
         """Name of the layer whose decision answers for this key; empty if none does."""
@@ -98,7 +115,7 @@ class Store:
         """Write many records to the user's layer. Raises StoreError if they are not kept."""
         own = self._own()
         if own is None:
-            raise StoreError(f"nothing was kept: the store {self.directory} is not used ({self._user.problem or 'it is in memory'})")
+            raise StoreError(f"nothing was kept: {self._unused()}")
         texts = {records.name_of(record): records.encode(record) for record in held}
         try:
             own.put_all(texts)
@@ -115,6 +132,15 @@ class Store:
         except OSError as error:
             raise StoreError(f"the store {self.directory} cannot be written: {error}") from None
         self.forget()
+
+    def withdraw(self, names: Iterable[str]) -> None:
+        """Take back what this process has published. Like publishing, it never fails a kernel call."""
+        gone = list(names)
+        for name in gone:
+            self._memory.pop(name, None)
+        self._writing(lambda own: own.delete_all(gone), is_optional=True)
+        if self.remote:
+            self.remote.delete_all(gone)
 
     def records(self) -> Iterator[Record]:
         """Every valid record of memory and of the layers that can be listed, by name; a name's first layer answers."""
@@ -194,10 +220,20 @@ class Store:
     def require_writable(self) -> None:
         """Raise StoreError if records could not be kept. Creates nothing that was not there."""
         if self.directory is None:
-            raise StoreError("nothing would be kept: the store is in memory (GEMS_STORE=0, or unusable)")
+            raise StoreError(f"nothing would be kept: {self._unused()}")
         problem = place.why_unwritable(self.directory)
         if problem:
             raise StoreError(f"the store {self.directory} cannot be written: {problem}")
+
+    def _unused(self) -> str:
+        """Why there is no directory to write to."""
+        problem = self._user.problem
+        return f"the store {self.where} is not used: {problem}" if problem else "the store is in memory (GEMS_STORE=0)"
+
+    @property
+    def where(self) -> str:
+        """The directory it was opened for, for people; also when that cannot be used."""
+        return self._user.where
 
     def _before(self) -> list[Layer]:
         return [Layer("overrides", str(self.overrides.path), lambda: [self.overrides])] if self.overrides else []

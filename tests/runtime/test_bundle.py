@@ -21,6 +21,7 @@ from gems_runtime import cli, records, settings, store
 from gems_runtime.errors import StoreError
 from gems_runtime.store import bundle, exchange, kernels
 from gems_runtime.store.bundle import Bundle
+from gems_runtime.store.files import Files
 
 KEY = "A" * 52
 KERNEL = {f"{KEY}/k.json": b"{}", f"{KEY}/k.cubin": b"\x7fELF code"}
@@ -114,7 +115,7 @@ HOSTILE: dict[str, Callable[[dict[str, bytes]], None]] = {
     "no manifest": lambda m: m.pop("manifest.json"),
     "a manifest that is a list": lambda m: m.update({"manifest.json": b"[]"}),
     "a deep manifest": lambda m: m.update({"manifest.json": b"[" * 100_000}),
-    "another schema": lambda m: m.update({"manifest.json": m["manifest.json"].replace(b'"schema": 2', b'"schema": 99')}),
+    "another schema": lambda m: m.update({"manifest.json": m["manifest.json"].replace(b'"schema": %d' % records.SCHEMA, b'"schema": 99')}),
     "names that are no text": lambda m: m.update({"manifest.json": m["manifest.json"].replace(b'"m/', b'["m/', 1)}),
     "one name too many": lambda m: m.update({"manifest.json": m["manifest.json"].replace(b'"d/', b'"d/00", "d/', 1)}),
     "NaN": with_text('"p50_us": 1.5', '"p50_us": NaN'),
@@ -216,6 +217,15 @@ def test_diff_names_the_problems_that_differ(made: Path, own_store: Path, capsys
     }
     assert found["digests"][0] != found["digests"][1]
     assert "BLOCK=128" in run(capsys, "diff", str(made))[1]
+
+
+def test_a_store_that_is_looked_at_is_left_as_it_is(own_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    theirs = filled(tmp_path / "theirs", decision())
+    Files(theirs / "entries").put(f"d/{about(3).key}", "torn")
+    before = {p: p.read_bytes() for p in theirs.rglob("*") if p.is_file()}
+    assert run(capsys, "diff", str(theirs))[0] == 1 and run(capsys, "merge", str(tmp_path / "all.gemsx"), str(theirs))[0] == 0
+    assert {p: p.read_bytes() for p in theirs.rglob("*") if p.is_file()} == before
+    assert [r for r in Bundle(tmp_path / "all.gemsx").records()] == [decision()]
 
 
 def test_compiled_kernels_arrive_as_triton_looks_for_them(tmp_path: Path, made: Path) -> None:

@@ -110,7 +110,11 @@ def test_models_are_passed_on(provider: None, no_gpu: None, tmp_path: Path, caps
         ["warm", "--model", "/nonexistent"],
         ["warm", "add", "--shape", "1", "--batch", "0"],
         ["warm", "add", "--shape", "1", "--nonsense"],
+        ["warm", "nowhere.py:k", "--args", "1", "--grid", "1"],
         ["show"],
+        ["diff", "/nonexistent"],
+        ["diff", "/etc"],
+        ["merge", "/tmp/never.gemsx", "/etc"],
     ],
     ids=" ".join,
 )
@@ -121,6 +125,15 @@ def test_wrong_usage_is_one_sentence_and_changes_nothing(
     assert code == 2 and out == ""
     assert err.startswith("gems-cache: ") and err.count("\n") == 1
     assert not own_store.exists()
+
+
+@pytest.mark.parametrize("text", ["def (:", "1 / 0", "import nothing_of_the_kind", "raise RuntimeError('no')", "nothing"])
+def test_a_program_that_cannot_be_run_is_one_sentence(
+    tmp_path: Path, no_gpu: None, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.py").write_text(text)
+    code, out, err = run(capsys, "warm", f"{tmp_path}/broken.py:k", "--args", "1", "--grid", "1")
+    assert (code, out) == (2, "") and str(tmp_path / "broken.py") in err and err.count("\n") == 1
 
 
 def test_a_grid_that_names_no_parameter_is_refused_before_anything_runs(tmp_path: Path, no_gpu: None, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ from gems_runtime import cli, crew, device, jobs, journal, settings, stats, stor
 from gems_runtime.candidates import Call
 from gems_runtime.cli import warm as verb
 from gems_runtime.errors import UsageError
-from gems_runtime.records import Measurement
+from gems_runtime.records import Decision, Measurement
 from gems_runtime.settings import Mode
 
 HERE = Path(__file__).parent
@@ -73,6 +73,51 @@ def test_two_workers_share_the_calls_and_one_that_dies_takes_one_call_with_it(mi
     assert report.compiles >= 9
     again = warm.run(calls(16, 17, 1), "cuda:90")
     assert again.compiles == 0 and not again.failed
+
+
+# Python runs this file in every process that starts in the folder: a worker's device is then one of CPU tensors.
+DEVICE = """
+import os, pathlib, signal, time
+import torch, void_device
+from gems_runtime import device
+
+def effect(x, y, n, block):
+    if block == 128 and torch.is_tensor(x):
+        {what}
+
+void_device.bench.times = iter([3.0, 2.0, 1.0])
+scope = void_device.device_with(effect)
+scope.__enter__()
+"""
+# what a configuration does -> the status it is noted with
+DEADLY = {
+    "os.kill(os.getpid(), signal.SIGKILL)": "runtime",
+    "time.sleep(600)": "timeout",
+    "device.works = lambda: False; raise RuntimeError('an illegal memory access')": "runtime",
+}
+
+
+@pytest.mark.parametrize(("what", "status"), DEADLY.items(), ids=["crash", "hang", "lost device"])
+def test_a_configuration_that_kills_or_hangs_its_worker_fails_alone(
+    mine: Path, own_store: Path, monkeypatch: pytest.MonkeyPatch, what: str, status: str
+) -> None:
+    (mine / "sitecustomize.py").write_text(DEVICE.replace("{what}", what))
+    monkeypatch.setattr(crew, "LIMIT_S", 3.0)
+    done: list[int] = []
+    report = crew.run(calls(16), [[]], threads=1, progress=lambda: done.append(1))
+    assert not report.failed and (report.calls, report.left, len(done)) == (1, 0, 1)
+    forget()
+    held = list(store.current().records())
+    assert {m.config["kwargs"]["BLOCK"]: m.status for m in held if isinstance(m, Measurement)} == {64: "ok", 128: status, 256: "ok"}
+    (decision,) = (r for r in held if isinstance(r, Decision))
+    assert decision.config["kwargs"]["BLOCK"] != 128 and decision.tried == {"ok": 2, status: 1}
+
+
+def test_a_worker_that_gets_no_further_is_not_started_for_ever(mine: Path, own_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (mine / "sitecustomize.py").write_text(DEVICE.replace("{what}", next(iter(DEADLY))))
+    with settings.override(tune=Mode.REFRESH):  # which tries again what has failed
+        report = crew.run(calls(16), [[]], threads=1)
+    assert [f["error"] for f in report.failed] == ["the worker that ran it ended with code -9"]
 
 
 def test_a_job_that_is_done_is_skipped_when_resuming(mine: Path, no_gpu: None, capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,6 +177,7 @@ def test_all_devices_have_a_worker_each(monkeypatch: pytest.MonkeyPatch) -> None
         options = cli.build(cli.VERBS).parse_args(["warm", "--devices", choice, "--jobs", "12"])
         assert verb._workers(options, None) == [["--device", str(n)] for n in expected]
         assert verb._threads(options, len(expected)) == 12 // len(expected)
+    assert verb._workers(cli.build(cli.VERBS).parse_args(["warm", "--isolate"]), None) == [["--device", "0"]]
     options = cli.build(cli.VERBS).parse_args(["warm", "--devices", "3"])
     with pytest.raises(UsageError, match="there is no device 3: this host has 3"):
         verb._workers(options, None)
@@ -157,7 +203,7 @@ def test_ctrl_c_is_one_sentence(mine: Path, no_gpu: None, monkeypatch: pytest.Mo
     assert code == 130 and err.endswith("gems-cache: stopped; what was measured until now is kept\n")
 
 
-@pytest.mark.parametrize("words", [("--shard", "0/2"), ("--shard", "3/2"), ("--budget", "soon"), ("--devices", "x"), ("--devices", "all"), ("--run", "'"), ("--run", "/no/such")])
+@pytest.mark.parametrize("words", [("--shard", "0/2"), ("--shard", "3/2"), ("--budget", "soon"), ("--devices", "x"), ("--devices", "all"), ("--isolate",), ("--run", "'"), ("--run", "/no/such")])
 def test_wrong_values_are_refused(words: tuple[str, str], mine: Path, no_gpu: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "--from", listed(mine, 1), *words)[0] == 2
 

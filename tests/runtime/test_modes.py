@@ -12,7 +12,7 @@ import triton
 from triton.runtime.errors import OutOfResources
 from void_device import KERNEL, bench, device_with, forget, load
 
-from gems_runtime import LibEntry, device, modes, seal, settings, stats, store, tune_mode, tuner
+from gems_runtime import LibEntry, device, modes, problem, seal, settings, stats, store, surroundings, tune_mode, tuner
 from gems_runtime.errors import SealBroken, StoreMiss, UsageError
 from gems_runtime.launch import count_compiles
 from gems_runtime.records import Decision
@@ -127,6 +127,47 @@ def test_while_a_graph_is_captured_a_stored_decision_is_used_and_a_default_does_
     capturing[0] = True
     entry[GRID](*call)
     assert bench.count == 3 and entry.best_config.kwargs == {"BLOCK": 256}
+
+
+@pytest.mark.parametrize(("policy", "benchmarks", "warnings"), [("ignore", 0, 0), ("warn", 0, 1), ("miss", 3, 0)])
+def test_what_was_made_with_another_driver_is_used_said_or_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, policy: str, benchmarks: int, warnings: int
+) -> None:
+    monkeypatch.setattr(problem, "_told", set())
+    kernel = load(tmp_path).kernel
+    driver = lambda version: monkeypatch.setattr(surroundings, "here", lambda: {"torch": "2.11", "driver": version})
+    driver("550.54")
+    chosen = prime(kernel)
+    driver("570.86")
+    with settings.override(soft_env=settings.SoftEnv(policy)):
+        for _ in range(2):
+            bench.reset(1.0, 2.0, 3.0)
+            forget()
+            kernel.cache.clear()
+            prime(kernel)
+            assert bench.count == benchmarks
+            benchmarks = 0  # what was made anew suits
+    told = [r.message for r in caplog.records if "550.54" in r.message]
+    assert len(told) == warnings and all("driver 550.54, here 570.86; GEMS_SOFT_ENV=miss" in text for text in told)
+    assert chosen == 64
+
+
+def test_a_failure_that_may_have_been_the_drivers_is_tried_again_with_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def effect(x: torch.Tensor, y: torch.Tensor, n: int, block: int) -> None:
+        if block != 256:
+            raise RuntimeError("out of memory") if block == 64 else OutOfResources(2, 1, "shared memory")
+
+    edited = KERNEL.replace("256)", "256, 512)")
+    monkeypatch.setattr(surroundings, "here", lambda: {"driver": "550.54"})
+    with device_with(effect):
+        prime(load(tmp_path).kernel)
+    for driver, expected in (("550.54", 1), ("570.86", 1)):  # 512 alone; then 64, which had bad luck
+        monkeypatch.setattr(surroundings, "here", lambda: {"driver": driver})
+        bench.reset()
+        forget()
+        prime(load(tmp_path, edited).kernel)
+        assert bench.count == expected
+        edited = edited.replace("512)", "512, 64)").replace("(64, 128", "(128")  # another set of the same candidates
 
 
 def test_strict_raises_for_a_call_that_can_have_no_key(tmp_path: Path) -> None:

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import torch.distributed as dist
 from test_flight import children, wait
 from test_records import FIELDS, decision
+from void_device import bench, device_with, forget, load
 
-from gems_runtime import flight, store
-from gems_runtime.errors import RanksDisagree, UsageError
+from gems_runtime import device, distribute, flight, settings, store, tuner
+from gems_runtime.errors import DeviceLost, RanksDisagree, UsageError
 from gems_runtime.records import Decision, digest
 from gems_runtime.store import Store
 
@@ -48,6 +50,21 @@ def test_the_digest_follows_the_configurations_alone(tmp_path: Path) -> None:
     assert one.digest() == other.digest() != store.open(None).digest()
     other.publish(about(1, config=OTHER))
     assert one.digest() != other.digest()
+
+
+def test_eight_ranks_of_one_store_have_one_digest(tmp_path: Path) -> None:
+    warmed = store.open(tmp_path / "shared")
+    for n in range(5):
+        warmed.publish(about(n))
+    expected = warmed.digest()
+    warmed.close()
+
+    def work(i: int) -> None:
+        opened = store.open(tmp_path / "shared")
+        assert all(opened.decision(about(n).key) is not None for n in range(i % 5))  # each asks for others
+        assert opened.sync() == 0 and opened.digest() == expected
+
+    assert ranks(tmp_path, 8, work) == [0] * 8
 
 
 def test_ranks_that_chose_differently_take_what_the_shared_store_says(tmp_path: Path) -> None:
@@ -112,3 +129,84 @@ def test_a_rank_waits_for_no_other_unless_it_is_told_that_it_may(tmp_path: Path)
     with flight.no_wait():
         assert single() == "made"
     release()
+
+
+def tuned_together(tmp_path: Path, i: int, kernel: object, **effects: object) -> dict[str, object]:
+    """What rank i gets for a call that all make; each has a store, and a benchmark function, of its own."""
+    forget()
+    bench.reset(*(3.0 - i for _ in range(3)))
+    with settings.override(cache_dir=tmp_path / f"store-{i}"), device_with(**effects), distribute():
+        config = tuner.prime(kernel, (torch.zeros(1024), torch.zeros(1024), 1024), {}, (8,))
+        store.current().close()
+    return config.kwargs
+
+
+def test_ranks_that_tune_together_time_a_share_each_and_agree(tmp_path: Path, triton_cache: None) -> None:
+    kernel = load(tmp_path).kernel
+
+    def work(i: int) -> None:
+        assert tuned_together(tmp_path, i, kernel) == {"BLOCK": 256}  # the last rank's share is the fastest
+        assert bench.count == 1
+        kernel.cache.clear()
+        assert tuned_together(tmp_path, i, kernel) == {"BLOCK": 256} and bench.count == 0
+
+    assert ranks(tmp_path, 3, work) == [0, 0, 0]
+    kept = [store.open(tmp_path / f"store-{i}") for i in range(3)]
+    assert len({opened.digest() for opened in kept}) == 1 and all(len(list(opened.records())) == 4 for opened in kept)
+
+
+def test_what_one_rank_has_decided_or_timed_serves_the_others(tmp_path: Path, triton_cache: None) -> None:
+    kernel = load(tmp_path).kernel
+
+    def work(i: int) -> None:
+        if i == 1:
+            forget()
+            bench.reset(3.0, 1.0, 2.0)
+            with settings.override(cache_dir=tmp_path / "store-1"), device_with():
+                tuner.prime(kernel, (torch.zeros(1024), torch.zeros(1024), 1024), {}, (8,))
+                store.current().close()
+            kernel.cache.clear()
+        assert tuned_together(tmp_path, i, kernel) == {"BLOCK": 128} and bench.count == 0
+
+    assert ranks(tmp_path, 2, work) == [0, 0]
+
+
+def test_ranks_that_make_different_calls_all_raise(tmp_path: Path, triton_cache: None) -> None:
+    kernels = [load(tmp_path).kernel for _ in range(2)]
+
+    def work(i: int) -> None:
+        with pytest.raises(RanksDisagree, match="different calls"):
+            tuned_together(tmp_path, i, kernels[i])
+
+    assert ranks(tmp_path, 2, work) == [0, 0]
+
+
+def test_an_error_of_one_rank_is_raised_by_all(tmp_path: Path, triton_cache: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = load(tmp_path).kernel
+
+    def broken(x: torch.Tensor, y: torch.Tensor, n: int, block: int) -> None:
+        monkeypatch.setattr(device, "works", lambda: False)
+        raise RuntimeError("an illegal memory access was encountered")
+
+    def work(i: int) -> None:
+        effects = {"effect": broken} if i == 1 else {}
+        with pytest.raises(DeviceLost if i == 1 else RanksDisagree, match="broke the device"):
+            tuned_together(tmp_path, i, kernel, **effects)
+
+    assert ranks(tmp_path, 2, work) == [0, 0]
+
+
+def test_ranks_of_other_devices_have_shares_and_decisions_of_their_own(
+    tmp_path: Path, triton_cache: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = load(tmp_path).kernel
+
+    def work(i: int) -> None:
+        name = "NVIDIA H100" if i == 0 else "NVIDIA H200"
+        monkeypatch.setattr(device, "identity", lambda: device.DeviceIdentity("nvidia", name, "cuda:90", 132, 1, 1))
+        tuned_together(tmp_path, i, kernel)
+        assert bench.count == {0: 3, 1: 2, 2: 1}[i]
+
+    assert ranks(tmp_path, 3, work) == [0, 0, 0]
+    digests = [store.open(tmp_path / f"store-{i}").digest() for i in range(3)]
+    assert digests[0] != digests[1] == digests[2]

@@ -20,6 +20,7 @@ from test_records import FIELDS, decision, measurement
 from gems_runtime import records, settings, stats, store
 from gems_runtime.errors import StoreError
 from gems_runtime.records import digest
+from gems_runtime.store import index
 from gems_runtime.store.disk import TextDisk
 from gems_runtime.store.index import Index
 from gems_runtime.store.rows import UnsafeRow
@@ -214,6 +215,17 @@ def test_a_record_too_large_to_keep_stays_in_memory(own_store: Path, caplog: pyt
     opened.publish(measurement(fields={**FIELDS, "big": "x" * 100_000}))
     assert opened.measurement(measurement().key) is not None and len(caplog.records) == 1
     assert not own_store.exists()
+
+
+def test_nothing_makes_room_by_itself(own_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """diskcache would delete the oldest at its limit; here writing fails, and what is there stays."""
+    monkeypatch.setattr(index, "_SIZE_LIMIT", 1 << 20)
+    opened, written = Index(own_store / "index"), 0
+    with pytest.raises(OSError, match="holds more than"):
+        for written in range(2000):
+            opened.put(f"m/{written:032x}", "x" * 2000)
+    opened.close()
+    assert written > 200 and len(list(Index(own_store / "index").items())) == written
 
 
 def test_many_entries_stay(own_store: Path) -> None:

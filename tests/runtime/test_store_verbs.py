@@ -13,9 +13,9 @@ from test_layers import filled
 from test_ranks import OTHER, about
 from test_records import decision, measurement
 
-from gems_runtime import settings, store
+from gems_runtime import cli, settings, store
 from gems_runtime.records import digest
-from gems_runtime.store import pruning
+from gems_runtime.store import pruning, team
 
 DAY = 24 * 3600.0
 
@@ -112,3 +112,25 @@ def test_prune_finds_failures_other_compilers_and_what_is_too_much(own_store: Pa
 @pytest.mark.parametrize("words", [[], ["--unused", "soon"], ["--max-bytes", "-1"], ["--env", "all"]], ids=str)
 def test_prune_needs_to_know_what(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "prune", *words)[0] == 2
+
+
+@pytest.mark.parametrize("words", [["diff", "."], ["merge", "all.gemsx", "."]], ids=" ".join)
+def test_a_directory_that_may_not_be_read_is_one_sentence(
+    words: list[str], own_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(path: Path) -> list[object]:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(team, "sources", refuse)
+    assert cli.main(words) == 3
+    assert capsys.readouterr().err == "gems-cache: . cannot be read: Permission denied\n"
+
+
+def test_an_unusable_store_is_named_with_what_keeps_it_from_being_used(capsys: pytest.CaptureFixture[str]) -> None:
+    with settings.override(cache_dir=Path("/proc/1/gems")):
+        store.current().publish(decision())
+        assert cli.main(["prune", "--failed", "--apply"]) == 3 and cli.main(["show", "zz"]) == 1
+    told = capsys.readouterr().err.splitlines()
+    assert told[0].startswith("gems-cache: nothing would be kept: the store /proc/1/gems is not used: ")
+    assert told[1] == "gems-cache: the store /proc/1/gems has no entry zz"

@@ -17,7 +17,8 @@ from triton.runtime.jit import JITFunction
 from void_device import KERNEL, bench, device_with, forget, load
 
 from gems_runtime import device, settings, stats, store, tuner
-from gems_runtime.errors import NoValidConfig, StoreMiss, UsageError
+from gems_runtime.errors import DeviceLost, NoValidConfig, StoreMiss, UsageError
+from gems_runtime.ranking import ranked
 from gems_runtime.records import Decision, Measurement
 from gems_runtime.settings import Mode
 from gems_runtime.strategy import by_key
@@ -166,6 +167,16 @@ def test_a_decision_says_whether_the_winner_is_bitwise_the_default(tmp_path: Pat
     assert decision.soft["bitwise"] is expected
 
 
+def test_a_measurement_says_what_is_known_of_the_compiled_code(tmp_path: Path) -> None:
+    source = KERNEL.replace("x + 1", "x + 4444")  # which no other test has compiled
+    prime(load(tmp_path, source).kernel)
+    for found in store.current().records():
+        if isinstance(found, Measurement):
+            details = dict(found.details)
+            assert details.pop("compile_ms") > 0 and details == {"n": 1, "registers": 0, "spills": 0, "shared_bytes": 0}
+            assert found.soft["torch"] == torch.__version__
+
+
 def test_nan_agrees_with_nan(tmp_path: Path) -> None:
     with device_with(lambda x, y, n, block: y.fill_(float("nan"))):
         bench.reset(3.0, 2.0, 1.0)
@@ -186,6 +197,19 @@ def test_reset_and_restore_are_honoured_while_benchmarking(tmp_path: Path) -> No
         x, y = torch.full((1024,), 5.0), torch.full((1024,), 7.0)
         prime(load(tmp_path, source).kernel, x, y, 1024)
     assert set(seen) == {(5.0, 0.0)} and x[0] == 5.0
+
+
+def test_without_memory_for_the_copies_nothing_is_timed(
+    tmp_path: Path, own_store: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = KERNEL.replace("do_bench=bench", 'do_bench=bench, restore_value=["x_ptr"]')
+    monkeypatch.setattr(device, "free_bytes", lambda: 5000)  # the copy of x takes 4096, and a fifth is left alone
+    assert prime(load(tmp_path, source).kernel).kwargs == {"BLOCK": 64}
+    assert bench.count == 0 and "too little memory" in caplog.text and not list(store.current().records())
+    # enough to time, and not to check
+    monkeypatch.setattr(device, "free_bytes", lambda: 6000)
+    prime(load(tmp_path, source).kernel)
+    assert bench.count == 3 and "wins unchecked" in caplog.text
 
 
 def test_a_configuration_that_fails_loses_and_is_not_tried_again(tmp_path: Path) -> None:
@@ -231,6 +255,40 @@ def test_if_every_configuration_fails_each_is_named_and_no_decision_is_kept(tmp_
     with device_with(effect), pytest.raises(NoValidConfig, match=r"(?s)BLOCK: 64.*oor.*BLOCK: 128.*oor.*BLOCK: 256.*oor"):
         prime(load(tmp_path).kernel)
     assert not [r for r in store.current().records() if isinstance(r, Decision)]
+
+
+def test_a_configuration_that_breaks_the_device_is_the_only_one_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an illegal address every launch of the process fails: that says nothing about the other configurations."""
+
+    def effect(x: torch.Tensor, y: torch.Tensor, n: int, block: int) -> None:
+        if block == 128 or not device.works():
+            monkeypatch.setattr(device, "works", lambda: False)
+            raise RuntimeError("an illegal memory access was encountered")
+
+    with device_with(effect), pytest.raises(DeviceLost, match="BLOCK: 128.*illegal memory"):
+        prime(load(tmp_path).kernel)
+    held = list(store.current().records())
+    assert {r.config["kwargs"]["BLOCK"]: r.status for r in held} == {64: "ok", 128: "runtime"}
+    monkeypatch.undo()
+    # the next process goes on from there
+    assert benchmarks_of(tmp_path, KERNEL) == 1
+
+
+def test_a_default_that_broke_the_device_is_not_launched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    launched: list[int] = []
+
+    def effect(x: torch.Tensor, y: torch.Tensor, n: int, block: int) -> None:
+        launched.append(block)
+        if block == 64:
+            monkeypatch.setattr(device, "works", lambda: False)
+            raise RuntimeError("an illegal memory access was encountered")
+
+    with device_with(effect):
+        with pytest.raises(DeviceLost, match="BLOCK: 64"):
+            prime(load(tmp_path).kernel)
+        monkeypatch.undo()
+        assert launched == [64]
+        assert benchmarks_of(tmp_path, KERNEL) == 2 and 64 not in launched[1:]
 
 
 def test_a_wrong_call_raises_its_own_error(tmp_path: Path) -> None:
@@ -304,6 +362,12 @@ def test_pruning_sees_what_stock_passes_and_decides_the_candidates(tmp_path: Pat
     module = load(tmp_path, source.replace("@triton.autotune", prune + "@triton.autotune"))
     assert prime(module.kernel).kwargs == {"BLOCK": 128}
     assert bench.count == 2 and module.seen == [(["n", "x_ptr", "y_ptr"], ["grid", "warmup"])]
+
+
+def test_close_times_go_to_what_takes_less_shared_memory_before_what_is_declared_first() -> None:
+    times = {0: 10.05, 1: 10.0, 2: 10.02, 3: 11.0}
+    assert ranked(times, None, {0: 4096, 1: 4096, 2: 0}) == [2, 0, 1, 3]
+    assert ranked(times, 1, {0: 0, 1: 4096, 2: 0})[0] == 1 and ranked(times) == [0, 1, 2, 3]
 
 
 def test_close_times_go_to_the_candidate_declared_first(tmp_path: Path) -> None:

@@ -89,8 +89,13 @@ _numbers = itertools.count()
 def load(folder: Path, source: str = KERNEL) -> ModuleType:
     """A new module with this source; Triton reads a kernel's text from its file."""
     name = f"edited_{next(_numbers)}"
-    path = folder / f"{name}.py"
-    path.write_text(source)
+    (folder / f"{name}.py").write_text(source)
+    return run(folder / f"{name}.py")
+
+
+def run(path: Path) -> ModuleType:
+    """The module in a file."""
+    name = path.stem
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
