@@ -15,6 +15,7 @@ from gems_ops.pointwise.brief import are_halves
 from gems_ops.pointwise.engine import Pointwise, Promotes
 from gems_ops.promote import Promotion
 from gems_ops.samples import Samples
+from gems_ops.variants import Kind, forms
 from gems_ops.workloads import Workload
 
 # Schema types whose values are part of a router's key, and so may be compiled in.
@@ -63,10 +64,13 @@ def pointwise(
             raise TypeError(f"{name}: parameters are {tuple(inspect.signature(fn).parameters)}, the schema has {names}")
         kinds = {a.name: str(a.type) for a in schema.arguments}
         tensors = frozenset(n for n in names if "Tensor" in kinds[n]) - raw
+        # out= forms that torch made of the functional one cast nothing
+        made = any(torch.Tag.generated in f.overload.tags for f in forms(record) if f.kind is Kind.OUT)
         engine = Pointwise(
             triton.jit(fn), names, tensors | promoting, raw, fixed | {n for n in names if kinds[n] in _COMPILED_IN},
             promotion, rounded, contiguous, len(schema.returns), order,
             frozenset(n for n in names if kinds[n] in ("float", "Optional[float]")), when,
+            casts_out=not made,
         )  # fmt: skip
         choices = (*instead, (are_halves, brief, frozenset())) if brief else instead
         object.__setattr__(record, "plan", _choosing(engine, choices) if choices else engine.plan)
