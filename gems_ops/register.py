@@ -204,7 +204,7 @@ def _check_tensor(op: Op, name: str, t: Tensor, allowed: frozenset[torch.dtype],
 
 
 def check_output(op: Op, out: Tensor) -> None:
-    """Decline an out= whose indices do not each have an element of their own, or whose dtype alone decides and is not declared."""
+    """Decline an out= whose indices do not each have an element of their own, or that alone says a dtype we do not have."""
     if op.resizes_out:
         if out.dtype not in op.dtypes:
             raise Declined(f"out= has dtype {out.dtype}")

@@ -36,7 +36,9 @@ def sgn(self):
 _SELF = frozenset({"self"})
 
 
-@pointwise("aten::signbit", dtypes=ALL, promotion=Promotion.ALWAYS_BOOL, samples=few(), bench=traffic(T), raw=_SELF, promoting=_SELF)
+@pointwise(
+    "aten::signbit", dtypes=ALL, promotion=Promotion.ALWAYS_BOOL, samples=few(), bench=traffic(T), raw=_SELF, promoting=_SELF
+)
 def signbit(self):
     """self is negative; so are -0 and a nan whose sign is set"""
     if self.dtype.is_floating():

@@ -16,9 +16,13 @@ from gems_ops.variants import Form, Kind, forms
 from gems_runtime import device
 
 ASKED = (
-    torch.bool, torch.int64, torch.float16, torch.float64, torch.complex64, torch.complex32, torch.float8_e4m3fn, torch.uint16, torch.uint64
+    torch.bool, torch.int64, torch.float16, torch.float64, torch.complex64, torch.complex32, torch.float8_e4m3fn, torch.uint16,
+    torch.uint64,
 )  # fmt: skip
 GIVEN = (torch.float32, torch.int32)  # dtypes of the operands
+
+
+OUTPUTS = [f for o in all_ops() for f in forms(o) if f.kind is Kind.OUT and is_routed(f, device.dispatch_key())]
 
 
 def takes_dtype(op: Op) -> bool:
@@ -41,7 +45,8 @@ def same(op: Op, label: str, function: Callable[[], object]) -> None:
     assert type(error) is type(native_error) and str(error) == str(native_error), f"{label}: {error!r}, ATen: {native_error!r}"
     for ours, theirs in zip(tensors(got), tensors(native), strict=True):
         assert ours.dtype == theirs.dtype, label
-        torch.testing.assert_close(wide(ours), wide(theirs), rtol=1e-3, atol=1e-3, equal_nan=True, msg=label) if not op.random else None
+        if not op.random:
+            torch.testing.assert_close(wide(ours), wide(theirs), rtol=1e-3, atol=1e-3, equal_nan=True, msg=label)
 
 
 def wide(t: Tensor) -> Tensor:
@@ -77,9 +82,7 @@ def test_asked_for(op: Op) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(
-    "form", [f for o in all_ops() for f in forms(o) if f.kind is Kind.OUT and is_routed(f, device.dispatch_key())], ids=lambda f: f.name
-)  # fmt: skip
+@pytest.mark.parametrize("form", OUTPUTS, ids=lambda f: f.name)
 def test_of_an_output(form: Form) -> None:
     for sample in some(form.op, 1):
         args, kwargs = here((sample.args, {n: v for n, v in sample.kwargs.items() if n != "out"}))

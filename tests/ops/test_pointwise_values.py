@@ -21,7 +21,8 @@ UNARY = (
     torch.log, torch.log2, torch.log10, torch.log1p, torch.sqrt, torch.rsqrt, torch.reciprocal, torch.tanh, torch.cosh,
     torch.asin, torch.acos, torch.atan, torch.erf, torch.erfc, torch.sigmoid, torch.relu,
     torch.isnan, torch.isinf, torch.isfinite, torch.logical_not, torch.nan_to_num, torch.nn.functional.silu,
-    torch.sgn, torch.signbit, torch.logit, torch.nn.functional.softplus, torch.nn.functional.elu, torch.nn.functional.hardsigmoid, torch.nn.functional.mish,
+    torch.sgn, torch.signbit, torch.logit,
+    torch.nn.functional.softplus, torch.nn.functional.elu, torch.nn.functional.hardsigmoid, torch.nn.functional.mish,
 )  # fmt: skip
 BINARY = (
     torch.add, torch.sub, torch.mul, torch.div, torch.pow, torch.atan2, torch.hypot, torch.maximum, torch.minimum, torch.fmax,
