@@ -35,6 +35,7 @@ def pointwise(
     promotion: Promotes = Promotion.DEFAULT,
     rounded: bool = False,
     contiguous: bool = False,
+    casts_out: bool = True,
     order: tuple[str, ...] = (),
     when: Callable[..., str | None] | None = None,
     instead: tuple[tuple[Callable[..., bool], triton.JITFunction, frozenset[str]], ...] = (),
@@ -48,9 +49,10 @@ def pointwise(
     numbers (or raw tensors) that, like all other tensors, take part in type promotion, whose kind `promotion` is; `fixed` are numbers
     that are compiled in, `keyed` those that `when` looks at, which gets the arguments and gives a reason to leave the
     call to the native kernel, or None; `rounded` says that ATen rounds numbers to the common dtype, `contiguous` that
-    the result never follows the operands' layout, `order` names the operands in the order in which ATen looks at their
-    layouts where that is not the schema's. `instead` has (for which arguments, another function to compute them
-    by, its compiled-in numbers), `brief` is another function for 16-bit tensors. Everything else is `Op`'s.
+    the result never follows the operands' layout, `casts_out` that a boolean result may go to an out= of another dtype,
+    `order` names the operands in the order in which ATen looks at their layouts where that is not the schema's. `instead`
+    has (for which arguments, another function to compute them by, its compiled-in numbers), `brief` is another function
+    for 16-bit tensors. Everything else is `Op`'s.
     """
 
     def decorate(fn: Callable[..., object]) -> Callable[..., object]:
@@ -70,7 +72,7 @@ def pointwise(
             triton.jit(fn), names, tensors | promoting, raw, fixed | {n for n in names if kinds[n] in _COMPILED_IN},
             promotion, rounded, contiguous, len(schema.returns), order,
             frozenset(n for n in names if kinds[n] in ("float", "Optional[float]")), when,
-            casts_out=not made,
+            casts_out=casts_out and not made,
         )  # fmt: skip
         choices = (*instead, (are_halves, brief, frozenset())) if brief else instead
         object.__setattr__(record, "plan", _choosing(engine, choices) if choices else engine.plan)

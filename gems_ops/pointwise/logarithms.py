@@ -39,7 +39,9 @@ def logaddexp2(self, other):
 
 
 # Seconds whose logarithm is less than 1: products of the largest numbers stay finite.
-_TIMES_LOG = dict(dtypes=ALL, promotion=Promotion.INT_TO_FLOAT, samples=pairs(low2=0.5, high=1.5, number=True), bench=traffic(T, T))
+_TIMES_LOG = dict(
+    dtypes=ALL, promotion=Promotion.INT_TO_FLOAT, samples=pairs(low2=0.5, high=1.5, number=True), bench=traffic(T, T)
+)
 
 
 @triton.jit

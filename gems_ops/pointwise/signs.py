@@ -37,8 +37,9 @@ _SELF = frozenset({"self"})
 
 
 @pointwise(
-    "aten::signbit", dtypes=ALL, promotion=Promotion.ALWAYS_BOOL, samples=few(), bench=traffic(T), raw=_SELF, promoting=_SELF
-)
+    "aten::signbit", dtypes=ALL, promotion=Promotion.ALWAYS_BOOL, samples=few(), bench=traffic(T), raw=_SELF, promoting=_SELF,
+    casts_out=False,
+)  # fmt: skip
 def signbit(self):
     """self is negative; so are -0 and a nan whose sign is set"""
     if self.dtype.is_floating():
