@@ -81,15 +81,15 @@ def _length(start: float, end: float, step: float) -> int:
         raise Declined("a range that is infinite or has no step")
     else:
         n = math.ceil((float(end) - float(start)) / float(step))
-    if n <= 0:
-        raise Declined("a range that is empty or runs away from its end")
+    if not 0 < n < 2**62:
+        raise Declined("a range that is empty, runs away from its end or has no end in memory")
     return n
 
 
 def _ranges(dtype: torch.dtype) -> Iterator[Sample]:
     ranges = [(0, 5), (3, 40, 4), (100, 1, -7)]
     if dtype.is_floating_point:
-        ranges += [(0.0, 1.0, 0.1), (-1.5, 2.25, 0.3), (1, 0, -0.125)]
+        ranges += [(0.0, 1.0, 0.1), (-1.5, 2.25, 0.3), (1, 0, -0.125), (0, 1e300)]
     for numbers in ranges:
         yield Sample(numbers, {"out": torch.empty(0, dtype=dtype)})
 

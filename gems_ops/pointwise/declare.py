@@ -72,7 +72,7 @@ def pointwise(
             triton.jit(fn), names, tensors | promoting, raw, fixed | {n for n in names if kinds[n] in _COMPILED_IN},
             promotion, rounded, contiguous, len(schema.returns), order,
             frozenset(n for n in names if kinds[n] in ("float", "Optional[float]")), when,
-            casts_out=casts_out and not made,
+            casts_out=casts_out and not made, common=dtypes,
         )  # fmt: skip
         choices = (*instead, (are_halves, brief, frozenset())) if brief else instead
         object.__setattr__(record, "plan", _choosing(engine, choices) if choices else engine.plan)

@@ -40,6 +40,7 @@ class Pointwise:
     mode: Mode | None = None  # how memory is walked, if the layout shall not decide
     most: Tiling | None = None  # bounds of blocks and warps
     casts_out: bool = True  # a boolean result is written to an out= of any dtype
+    common: frozenset[torch.dtype] = KNOWN  # what arguments may be promoted to
 
     def plan(
         self, *args: object, out: Tensor | tuple[Tensor, ...] | None = None, in_place: bool = False
@@ -57,6 +58,8 @@ class Pointwise:
         if in_place and _is_number(args[0]):
             raise Declined("self is on the CPU")
         dtypes = self.dtypes(args)
+        if dtypes.common not in self.common:
+            raise Declined(f"computed in {dtypes.common}")
         shape = broadcast_shape([v for v in args if isinstance(v, Tensor)])
         plan = Plan(*self.names, out=None if in_place else out)
         if out is None:
