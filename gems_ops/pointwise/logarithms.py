@@ -11,7 +11,6 @@ from triton.language.extra import libdevice
 
 from gems_ops.op import ALL, DOUBLES, Sample
 from gems_ops.pointwise import brief
-from gems_ops.pointwise.bounds import within
 from gems_ops.pointwise.cases import T, pairs, several, traffic
 from gems_ops.pointwise.declare import pointwise
 from gems_ops.pointwise.rounding import quotient
@@ -62,19 +61,27 @@ def xlog1py(self, other):
     return _times_log(self, other, libdevice.log1p(other))
 
 
-_ODDS = dict(samples=several(((), {}), ((0.2,), {}), ((-1.0,), {}), low=0.0, high=1.0), bench=traffic(T))
+_ODDS = dict(
+    samples=several(((), {}), ((0.2,), {}), ((0.7,), {}), ((-1.0,), {}), ((float("nan"),), {}), low=0.0, high=1.0), bench=traffic(T)
+)
+
+
+@triton.jit
+def _inside(x, eps):
+    """x between eps and 1 - eps, of which eps wins where they cross; nan stays, and an eps of nan is no limit."""
+    return tl.where(x < eps, eps, tl.where(x > 1.0 - eps, 1.0 - eps, x))
 
 
 @pointwise("aten::logit", dtypes=ALL, promotion=Promotion.INT_TO_FLOAT, **_ODDS)
 def logit(self, eps):
     """log(self / (1 - self)), with self put between eps and 1 - eps if eps is given and not negative; nan stays"""
-    p = self if eps is None else tl.where(eps < 0, self, within(self, eps, 1.0 - eps))
+    p = self if eps is None else tl.where(eps < 0, self, _inside(self, eps)).to(self.dtype)
     return libdevice.log(quotient(p, 1.0 - p))
 
 
 def _odds_backward(dtype: torch.dtype) -> Iterator[Sample]:
-    # Without nan, at which ATen's CPU kernel gives nan or 0 by the element's place in a vector.
-    x = torch.cat([values((20,), dtype, -0.2, 1.2), torch.tensor([0.0, 1.0, float("inf"), -0.0], dtype=dtype)])
+    # Without nan and -0, at which ATen's CPU kernel gives one thing or another by the place in a vector.
+    x = torch.cat([values((21,), dtype, -0.2, 1.2), torch.tensor([0.0, 1.0, float("inf")], dtype=dtype)])
     for eps in ((), (0.2,), (-1.0,)):
         yield Sample((values((24,), dtype, seed=1), x, *eps))
         yield Sample((values((6, 10), dtype, seed=1), values((10, 6), dtype, -0.2, 1.2).t(), *eps))
