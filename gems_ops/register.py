@@ -210,9 +210,12 @@ def _check_tensor(op: Op, name: str, t: Tensor, allowed: frozenset[torch.dtype],
 
 
 def check_output(op: Op, out: Tensor) -> None:
-    """Decline an out= whose indices do not each have an element of their own."""
-    if op.resizes_out and out.numel() == 0:
-        return
+    """Decline an out= whose indices do not each have an element of their own, or that alone says a dtype we do not have."""
+    if op.resizes_out:
+        if out.dtype not in op.dtypes:
+            raise Declined(f"out= has dtype {out.dtype}")
+        if out.numel() == 0:
+            return
     if type(out) not in signature.EXACT or out.device.type != device.torch_device().type:
         raise Declined(f"out= is a {type(out).__name__} on {out.device}")
     if out.numel() == 0 or has_overlap(out.shape, out.stride()):

@@ -1,4 +1,4 @@
-"""Tensors made from an index: arange, linspace, eye. All are out= operators whose result arrives empty."""
+"""Tensors made from an index: arange, linspace, logspace, eye. All are out= operators whose result arrives empty."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra import libdevice
 
 from gems_ops.create.numbers import bits, number
 from gems_ops.op import ALL, DOUBLES, NUMBERS, Declined, Sample, op
@@ -33,13 +34,15 @@ def _arange_kernel(out_ptr, start, step, n, FLOATING: tl.constexpr, BLOCK: tl.co
 
 
 @LibEntry
-@triton.jit(do_not_specialize=["start", "end", "step", "n"])
-def _linspace_kernel(out_ptr, start, end, step, n, BLOCK: tl.constexpr):
-    """From both ends to the middle, so that the last element is exactly `end`."""
+@triton.jit(do_not_specialize=["start", "end", "step", "base", "n"])
+def _linspace_kernel(out_ptr, start, end, step, base, n, POWERS: tl.constexpr, BLOCK: tl.constexpr):
+    """From both ends to the middle, so that the last element is exactly `end`; with POWERS, `base` to the power of each."""
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     up = number(start, True) + i.to(tl.float64) * number(step, True)
     down = number(end, True) - (n - 1 - i).to(tl.float64) * number(step, True)
     x = tl.where(i < n // 2, up, down)
+    if POWERS:
+        x = libdevice.pow(number(base, True), x)
     if out_ptr.dtype.element_ty != tl.float64:
         x = x.to(tl.float32)
     tl.store(out_ptr + i, x.to(out_ptr.dtype.element_ty), mask=i < n)
@@ -78,15 +81,15 @@ def _length(start: float, end: float, step: float) -> int:
         raise Declined("a range that is infinite or has no step")
     else:
         n = math.ceil((float(end) - float(start)) / float(step))
-    if n <= 0:
-        raise Declined("a range that is empty or runs away from its end")
+    if not 0 < n < 2**62:
+        raise Declined("a range that is empty, runs away from its end or has no end in memory")
     return n
 
 
 def _ranges(dtype: torch.dtype) -> Iterator[Sample]:
     ranges = [(0, 5), (3, 40, 4), (100, 1, -7)]
     if dtype.is_floating_point:
-        ranges += [(0.0, 1.0, 0.1), (-1.5, 2.25, 0.3), (1, 0, -0.125)]
+        ranges += [(0.0, 1.0, 0.1), (-1.5, 2.25, 0.3), (1, 0, -0.125), (0, 1e300)]
     for numbers in ranges:
         yield Sample(numbers, {"out": torch.empty(0, dtype=dtype)})
 
@@ -130,14 +133,32 @@ def _space_bench(n: int) -> Workload:
 @op("aten::linspace.out", dtypes=DOUBLES, samples=_spaces, resizes_out=True, bench=(_space_bench(4096), _space_bench(1 << 26)))
 def linspace(start: float, end: float, steps: int, *, out: Tensor) -> Tensor:
     """`steps` numbers from start to end at equal distances, computed in float64."""
+    return _spaced(start, end, steps, None, out)
+
+
+def _spaced(start: float, end: float, steps: int, base: float | None, out: Tensor) -> Tensor:
     if steps < 1 or not all(isinstance(v, (int, float)) and math.isfinite(v) for v in (start, end)):
         raise Declined(f"{steps} steps from {start} to {end}")
     _sized(out, steps)
     grid, block = _blocks(steps)
     step = (float(end) - float(start)) / (steps - 1) if steps > 1 else 0.0
     last = end if steps > 1 else start
-    _linspace_kernel[grid](out, bits(start), bits(last), bits(step), steps, block)
+    powers, base = base is not None, bits(0.0 if base is None else base)
+    _linspace_kernel[grid](out, bits(start), bits(last), bits(step), base, steps, powers, block)
     return out
+
+
+def _powers(dtype: torch.dtype) -> Iterator[Sample]:
+    for numbers in ((0, 1, 5), (-2.5, 3.25, 50), (3, -3, 2), (1.5, 4.0, 1), (0.1, 0.1, 7)):
+        yield Sample(numbers, {"out": torch.empty(0, dtype=dtype)})
+    for numbers in ((0, 8, 9, 2.0), (1, 2, 4, 0.5), (0, 3, 6, -2), (0, 3, 4, 0.0)):
+        yield Sample(numbers, {"out": torch.empty(0, dtype=dtype)})
+
+
+@op("aten::logspace.out", dtypes=DOUBLES, samples=_powers, resizes_out=True, bench=(_space_bench(4096),))
+def logspace(start: float, end: float, steps: int, base: float = 10.0, *, out: Tensor) -> Tensor:
+    """base to the power of `steps` numbers from start to end at equal distances, computed in float64."""
+    return _spaced(start, end, steps, base, out)
 
 
 def _eyes(*columns: int) -> object:

@@ -1,3 +1,3 @@
-"""Matrix products: mm, addmm, bmm."""
+"""Matrix products, alone (mv, mm, bmm) and added to a tensor (addmv, addmm, baddbmm, addbmm)."""
 
-from gems_ops.linalg import products  # noqa: F401
+from gems_ops.linalg import added, products  # noqa: F401

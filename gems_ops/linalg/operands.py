@@ -11,7 +11,7 @@ from gems_ops.plan import Code, Plan
 
 @dataclass(slots=True)
 class Product:
-    """out[b] = alpha * a[b] @ c[b] + beta * bias, with a (m, k), c (k, n); strides are (batch, row, column).
+    """out[b] = alpha * a[b] @ c[b] + beta * bias[b], with a (m, k), c (k, n); strides are (batch, row, column).
 
     Tensors are what the plan's text calls them.
     """
@@ -29,13 +29,14 @@ class Product:
     c_strides: tuple[int, int, int]
     out_strides: tuple[int, int, int]
     bias: Code | None = None
-    bias_strides: tuple[int, int] = (0, 0)
+    bias_strides: tuple[int, int, int] = (0, 0, 0)
     alpha: float = 1.0
     beta: float = 1.0
 
     def transposed(self) -> Product:
         """The same product as out.T = c.T @ a.T: nothing moves, the strides swap roles."""
         (ab, am, ak), (cb, ck, cn), (ob, om, on) = self.a_strides, self.c_strides, self.out_strides
+        ib, im, i_n = self.bias_strides
         return replace(
             self,
             a=self.c,
@@ -45,7 +46,7 @@ class Product:
             a_strides=(cb, cn, ck),
             c_strides=(ab, ak, am),
             out_strides=(ob, on, om),
-            bias_strides=self.bias_strides[::-1],
+            bias_strides=(ib, i_n, im),
         )
 
 

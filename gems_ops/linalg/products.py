@@ -1,4 +1,4 @@
-"""mv, mm, addmm and bmm: their shapes checked and described as a Product, then the kernel that suits the shape."""
+"""mv, mm and bmm: their shapes checked and described as a Product, then the kernel that suits the shape."""
 
 from __future__ import annotations
 
@@ -15,29 +15,15 @@ from gems_ops.op import FLOATS, Declined, Sample, op, result_buffer
 from gems_ops.plan import Code, Plan, Planned, call
 
 # (m, k, n): single tiles, masked tails in each direction, several tiles, one row, one column, K long enough to split.
-_SHAPES = ((1, 1, 1), (5, 7, 3), (17, 33, 65), (70, 40, 130), (1, 70, 33), (33, 20, 1), (2, 1100, 3), (18, 2050, 20))
+SHAPES = ((1, 1, 1), (5, 7, 3), (17, 33, 65), (70, 40, 130), (1, 70, 33), (33, 20, 1), (2, 1100, 3), (18, 2050, 20))
 
 
 def _mm_samples(dtype: torch.dtype) -> Iterator[Sample]:
-    for m, k, n in _SHAPES:
+    for m, k, n in SHAPES:
         yield Sample((samples.values((m, k), dtype, -1, 1), samples.values((k, n), dtype, -1, 1, seed=1)))
     for a in samples.layouts((20, 24), dtype, -1, 1):
         for b in samples.layouts((24, 18), dtype, -1, 1, seed=1):
             yield Sample((a, b))
-
-
-def _addmm_samples(dtype: torch.dtype) -> Iterator[Sample]:
-    a, b = samples.values((20, 24), dtype, -1, 1), samples.values((24, 18), dtype, -1, 1, seed=1)
-    for shape in ((18,), (20, 18), (1, 18), (20, 1), (1,), ()):
-        yield Sample((samples.values(shape, dtype), a, b))
-        yield Sample((samples.values(shape, dtype), a, b), {"beta": 0.5, "alpha": -2})
-    for bias in samples.layouts((20, 18), dtype):
-        yield Sample((bias, a, b), {"beta": 2})
-    yield Sample((torch.full((18,), float("nan"), dtype=dtype), a, b), {"beta": 0})
-    for m, k, n in _SHAPES:
-        x, y = samples.values((m, k), dtype, -1, 1), samples.values((k, n), dtype, -1, 1, seed=1)
-        yield Sample((samples.values((n,), dtype), x, y))
-        yield Sample((samples.values((m, n), dtype), x, y), {"beta": 3, "alpha": 0.25})
 
 
 def _bmm_samples(dtype: torch.dtype) -> Iterator[Sample]:
@@ -49,36 +35,30 @@ def _bmm_samples(dtype: torch.dtype) -> Iterator[Sample]:
         yield Sample((a, samples.values((3, 18, 20), dtype, -1, 1, seed=1).transpose(1, 2)))
 
 
-def _linear(m: int, n: int, k: int) -> workloads.Workload:
-    """A row of biases added to (m, k) @ (k, n) whose second factor is a transposed weight, as nn.Linear calls it."""
-
-    def make(dtype: torch.dtype, device: torch.device) -> tuple[tuple, dict]:
-        shapes = ((n,), (m, k), (n, k))
-        bias, x, weight = (workloads.random_like(shape, dtype, device) for shape in shapes)
-        return (bias, x, weight.t()), {}
-
-    return workloads.Workload(f"linear {m}x{n}x{k}", make, lambda args: 2.0 * m * n * k)
-
-
-def _build(plan: Plan, p: Product) -> Planned:
+def build(plan: Plan, p: Product) -> Planned:
     (skinny if skinny.is_skinny(p.m, p.n, p.k, p.batch) else tiled).multiply(plan, p)
     return plan.build(p.out)
 
 
-def _matrix_product(plan: Plan, a: Tensor, b: Tensor) -> Product:
-    """The product of two matrices that fit each other, which the plan calls a and b; declines any others."""
+def matrix_product(plan: Plan, a: Tensor, b: Tensor, into: Tensor | None = None) -> Product:
+    """The product of two matrices that fit each other, which the plan calls a and b; declines any others.
+
+    It is written to the plan's out= tensor, to `into`, which the plan calls bias, or to a new one.
+    """
     if a.dim() != 2 or b.dim() != 2 or a.dtype != b.dtype:
         raise Declined("needs two matrices of one dtype")
     (m, k), (k2, n) = a.shape, b.shape
     if k != k2:
         raise Declined(f"inner sizes {k} and {k2} differ")
-    out, out_strides = _result(plan, (m, n), a)
+    out, out_strides = result_of(plan, (m, n), a, into)
     strides = (0, *a.stride()), (0, *b.stride()), (0, *out_strides)
     return Product(Code("a"), Code("b"), out, a.dtype, a.device, m, n, k, 1, *strides)
 
 
-def _result(plan: Plan, shape: tuple[int, ...], like: Tensor) -> tuple[Code, tuple[int, ...]]:
-    """The tensor that the product is written to, and its strides."""
+def result_of(plan: Plan, shape: tuple[int, ...], like: Tensor, into: Tensor | None = None) -> tuple[Code, tuple[int, ...]]:
+    """The tensor that a product is written to (see `matrix_product`), and its strides."""
+    if into is not None:
+        return Code("bias"), result_buffer(into, shape, like.dtype, like.device).stride()
     for out in plan.outs:
         result_buffer(out, shape, like.dtype, like.device)
     strides = plan.outs[0].stride() if plan.outs else contiguous_strides(shape)
@@ -87,70 +67,56 @@ def _result(plan: Plan, shape: tuple[int, ...], like: Tensor) -> tuple[Code, tup
 
 def _plan_mm(a: Tensor, b: Tensor, out: Tensor | None = None) -> Planned:
     plan = Plan("a", "b", out=out)
-    return _build(plan, _matrix_product(plan, a, b))
+    return build(plan, matrix_product(plan, a, b))
 
 
-def _plan_addmm(bias: Tensor, a: Tensor, b: Tensor, beta: float, alpha: float, out: Tensor | None = None) -> Planned:
-    if bias.dtype != a.dtype or bias.dim() > 2:
-        raise Declined("the added tensor does not fit the product")
-    if isinstance(alpha, complex) or isinstance(beta, complex) or alpha == 0:
-        raise Declined("alpha = 0 must not read the matrices, and complex factors are ATen's")
-    plan = Plan("bias", "a", "b", "_beta", "_alpha", out=out)
-    p = _matrix_product(plan, a, b)
-    p.alpha = float(alpha)
-    if beta != 0:
-        p.beta = float(beta)
-        p.bias = Code("bias")
-        p.bias_strides = _broadcast_strides(bias, p.m, p.n)
-    return _build(plan, p)
-
-
-def _broadcast_strides(bias: Tensor, m: int, n: int) -> tuple[int, int]:
-    """Row and column strides that read `bias` as an (m, n) matrix: 0 where it repeats."""
-    sizes, strides = (1, 1, *bias.shape)[-2:], (0, 0, *bias.stride())[-2:]
-    if sizes[0] not in (1, m) or sizes[1] not in (1, n):
-        raise Declined(f"{tuple(bias.shape)} does not broadcast to {(m, n)}")
-    return tuple(0 if size == 1 else stride for size, stride in zip(sizes, strides, strict=True))
-
-
-def _plan_bmm(a: Tensor, b: Tensor, out: Tensor | None = None) -> Planned:
+def batched_product(plan: Plan, a: Tensor, b: Tensor, into: Tensor | None = None) -> Product:
+    """As `matrix_product`, for two batches of matrices."""
     if a.dim() != 3 or b.dim() != 3 or a.dtype != b.dtype:
         raise Declined("needs two batches of matrices of one dtype")
     (batch, m, k), (batch2, k2, n) = a.shape, b.shape
     if batch != batch2 or k != k2:
         raise Declined(f"{tuple(a.shape)} and {tuple(b.shape)} do not fit each other")
+    out, out_strides = result_of(plan, (batch, m, n), a, into)
+    return Product(Code("a"), Code("b"), out, a.dtype, a.device, m, n, k, batch, a.stride(), b.stride(), out_strides)
+
+
+def _plan_bmm(a: Tensor, b: Tensor, out: Tensor | None = None) -> Planned:
     plan = Plan("a", "b", out=out)
-    result, out_strides = _result(plan, (batch, m, n), a)
-    p = Product(Code("a"), Code("b"), result, a.dtype, a.device, m, n, k, batch, a.stride(), b.stride(), out_strides)
-    return _build(plan, p)
+    return build(plan, batched_product(plan, a, b))
+
+
+def vector_product(plan: Plan, a: Tensor, v: Tensor, into: Tensor | None = None) -> Product:
+    """As `matrix_product`, for a matrix and a vector, which the plan calls v."""
+    if a.dim() != 2 or v.dim() != 1 or a.dtype != v.dtype or a.shape[1] != v.shape[0]:
+        raise Declined(f"{tuple(a.shape)} and {tuple(v.shape)} are no matrix and vector of one dtype that fit each other")
+    m, k = a.shape
+    out, (step,) = result_of(plan, (m,), a, into)
+    strides = (0, *a.stride()), (0, v.stride(0), 1), (0, step, 1)
+    return Product(Code("a"), Code("v"), out, a.dtype, a.device, m, 1, k, 1, *strides)
 
 
 def _plan_mv(a: Tensor, v: Tensor, out: Tensor | None = None) -> Planned:
-    if a.dim() != 2 or v.dim() != 1 or a.dtype != v.dtype or a.shape[1] != v.shape[0]:
-        raise Declined(f"{tuple(a.shape)} and {tuple(v.shape)} are no matrix and vector of one dtype that fit each other")
     plan = Plan("a", "v", out=out)
-    m, k = a.shape
-    result, (step,) = _result(plan, (m,), a)
-    strides = (0, *a.stride()), (0, v.stride(0), 1), (0, step, 1)
-    return _build(plan, Product(Code("a"), Code("v"), result, a.dtype, a.device, m, 1, k, 1, *strides))
+    return build(plan, vector_product(plan, a, v))
 
 
 def _mv_samples(dtype: torch.dtype) -> Iterator[Sample]:
-    for m, k, _ in _SHAPES:
+    for m, k, _ in SHAPES:
         yield Sample((samples.values((m, k), dtype, -1, 1), samples.values((k,), dtype, -1, 1, seed=1)))
     for a in samples.layouts((20, 24), dtype, -1, 1):
         for v in samples.layouts((24,), dtype, -1, 1, seed=1):
             yield Sample((a, v))
 
 
-def _mv_bench(m: int, k: int) -> workloads.Workload:
+def mv_bench(m: int, k: int) -> workloads.Workload:
     def make(dtype: torch.dtype, device: torch.device) -> tuple[tuple, dict]:
         return (workloads.random_like((m, k), dtype, device), workloads.random_like((k,), dtype, device)), {}
 
     return workloads.Workload(f"{m}x{k}", make)
 
 
-@op("aten::mv", dtypes=FLOATS, samples=_mv_samples, bench=(_mv_bench(8192, 8192),), plan=_plan_mv, wide=True)
+@op("aten::mv", dtypes=FLOATS, samples=_mv_samples, bench=(mv_bench(8192, 8192),), plan=_plan_mv, wide=True)
 def mv(self: Tensor, vec: Tensor, out: Tensor | None = None) -> Tensor:
     """Product of a matrix (m, k) and a vector (k)."""
     return call(_plan_mv, self, vec, out=out)
@@ -173,27 +139,6 @@ def mv(self: Tensor, vec: Tensor, out: Tensor | None = None) -> Tensor:
 def mm(self: Tensor, mat2: Tensor, out: Tensor | None = None) -> Tensor:
     """Matrix product of (m, k) and (k, n)."""
     return call(_plan_mm, self, mat2, out=out)
-
-
-@op(
-    "aten::addmm",
-    dtypes=FLOATS,
-    samples=_addmm_samples,
-    bench=(_linear(4096, 4096, 4096), _linear(1, 4096, 4096)),
-    plan=_plan_addmm,
-    keyed=frozenset({"alpha", "beta"}),
-    wide=True,
-)
-def addmm(
-    self: Tensor,
-    mat1: Tensor,
-    mat2: Tensor,
-    beta: float = 1,
-    alpha: float = 1,
-    out: Tensor | None = None,
-) -> Tensor:
-    """beta * self + alpha * (mat1 @ mat2), with self broadcast to the product's shape."""
-    return call(_plan_addmm, self, mat1, mat2, beta, alpha, out=out)
 
 
 @op(

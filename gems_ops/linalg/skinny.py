@@ -80,6 +80,7 @@ def _skinny_matmul_kernel(
     stride_ob,
     stride_om,
     stride_on,
+    stride_ib,
     stride_im,
     stride_in,
     alpha,
@@ -134,6 +135,7 @@ def _skinny_matmul_kernel(
         stride_om,
         stride_on,
         bias_ptr,
+        batch * stride_ib,
         stride_im,
         stride_in,
         alpha,
@@ -153,6 +155,7 @@ def _combine_splits_kernel(
     stride_ob,
     stride_om,
     stride_on,
+    stride_ib,
     stride_im,
     stride_in,
     alpha,
@@ -163,6 +166,7 @@ def _combine_splits_kernel(
     """Add partial [SPLITS, n_rows, N] (dense; n_rows is batch * M) over the splits, in order, into out."""
     blocks = tl.cdiv(N, BLOCK)
     row = (tl.program_id(0) // blocks).to(tl.int64)
+    batch = row // M
     cols = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     ok = cols < N
     acc = tl.zeros((BLOCK,), dtype=tl.float32)
@@ -173,10 +177,11 @@ def _combine_splits_kernel(
         row % M,
         cols,
         ok,
-        out_ptr + row // M * stride_ob,
+        out_ptr + batch * stride_ob,
         stride_om,
         stride_on,
         bias_ptr,
+        batch * stride_ib,
         stride_im,
         stride_in,
         alpha,

@@ -12,8 +12,11 @@ from gems_ops.pointwise import (  # noqa: F401  their declarations fill the regi
     functions,
     gradients,
     halves,
+    logarithms,
     moves,
+    outer,
     rounding,
     select,
+    signs,
     triangle,
 )

@@ -19,7 +19,9 @@ from gems_ops.samples import binary, unary
 
 
 def _is_odd(number: object, operands: tuple[object, ...]) -> bool:
-    """True for a boolean or fractional number beside integers only: ATen refuses it, and says so itself."""
+    """True for a boolean number, or a fractional one beside integers only: ATen refuses it, and says so itself."""
+    if isinstance(number, bool):
+        return True
     integral = all(not t.dtype.is_floating_point for t in operands if isinstance(t, Tensor))
     return integral and not any(isinstance(v, float) for v in operands) and type(number) is not int
 

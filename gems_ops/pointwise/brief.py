@@ -116,6 +116,14 @@ def brief_logaddexp(self, other):
 
 
 @triton.jit
+def brief_logaddexp2(self, other):
+    gap = tl.abs(self - other)
+    larger = tl.where((self > other) | (self != self), self, other)
+    sum = larger + tl.log2(1.0 + tl.exp2(-gap))
+    return tl.where((self == other) & (tl.abs(self) == float("inf")), self, sum)
+
+
+@triton.jit
 def brief_power(self, exponent):
     """2 ** (exponent * log2 |x|) with C's rules: pow(1, y) and pow(x, 0) are 1, whole exponents keep or drop the sign."""
     a = tl.abs(self)

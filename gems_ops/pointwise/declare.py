@@ -15,6 +15,7 @@ from gems_ops.pointwise.brief import are_halves
 from gems_ops.pointwise.engine import Pointwise, Promotes
 from gems_ops.promote import Promotion
 from gems_ops.samples import Samples
+from gems_ops.variants import Kind, forms
 from gems_ops.workloads import Workload
 
 # Schema types whose values are part of a router's key, and so may be compiled in.
@@ -34,6 +35,7 @@ def pointwise(
     promotion: Promotes = Promotion.DEFAULT,
     rounded: bool = False,
     contiguous: bool = False,
+    casts_out: bool = True,
     order: tuple[str, ...] = (),
     when: Callable[..., str | None] | None = None,
     instead: tuple[tuple[Callable[..., bool], triton.JITFunction, frozenset[str]], ...] = (),
@@ -47,9 +49,10 @@ def pointwise(
     numbers (or raw tensors) that, like all other tensors, take part in type promotion, whose kind `promotion` is; `fixed` are numbers
     that are compiled in, `keyed` those that `when` looks at, which gets the arguments and gives a reason to leave the
     call to the native kernel, or None; `rounded` says that ATen rounds numbers to the common dtype, `contiguous` that
-    the result never follows the operands' layout, `order` names the operands in the order in which ATen looks at their
-    layouts where that is not the schema's. `instead` has (for which arguments, another function to compute them
-    by, its compiled-in numbers), `brief` is another function for 16-bit tensors. Everything else is `Op`'s.
+    the result never follows the operands' layout, `casts_out` that a boolean result may go to an out= of another dtype,
+    `order` names the operands in the order in which ATen looks at their layouts where that is not the schema's. `instead`
+    has (for which arguments, another function to compute them by, its compiled-in numbers), `brief` is another function
+    for 16-bit tensors. Everything else is `Op`'s.
     """
 
     def decorate(fn: Callable[..., object]) -> Callable[..., object]:
@@ -63,10 +66,13 @@ def pointwise(
             raise TypeError(f"{name}: parameters are {tuple(inspect.signature(fn).parameters)}, the schema has {names}")
         kinds = {a.name: str(a.type) for a in schema.arguments}
         tensors = frozenset(n for n in names if "Tensor" in kinds[n]) - raw
+        # out= forms that torch made of the functional one cast nothing
+        made = any(torch.Tag.generated in f.overload.tags for f in forms(record) if f.kind is Kind.OUT)
         engine = Pointwise(
             triton.jit(fn), names, tensors | promoting, raw, fixed | {n for n in names if kinds[n] in _COMPILED_IN},
             promotion, rounded, contiguous, len(schema.returns), order,
             frozenset(n for n in names if kinds[n] in ("float", "Optional[float]")), when,
+            casts_out=casts_out and not made, common=dtypes,
         )  # fmt: skip
         choices = (*instead, (are_halves, brief, frozenset())) if brief else instead
         object.__setattr__(record, "plan", _choosing(engine, choices) if choices else engine.plan)

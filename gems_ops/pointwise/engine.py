@@ -39,6 +39,8 @@ class Pointwise:
     when: Callable[..., str | None] | None = None  # a reason to decline, from the arguments
     mode: Mode | None = None  # how memory is walked, if the layout shall not decide
     most: Tiling | None = None  # bounds of blocks and warps
+    casts_out: bool = True  # a boolean result is written to an out= of any dtype
+    common: frozenset[torch.dtype] = KNOWN  # what arguments may be promoted to
 
     def plan(
         self, *args: object, out: Tensor | tuple[Tensor, ...] | None = None, in_place: bool = False
@@ -56,6 +58,8 @@ class Pointwise:
         if in_place and _is_number(args[0]):
             raise Declined("self is on the CPU")
         dtypes = self.dtypes(args)
+        if dtypes.common not in self.common:
+            raise Declined(f"computed in {dtypes.common}")
         shape = broadcast_shape([v for v in args if isinstance(v, Tensor)])
         plan = Plan(*self.names, out=None if in_place else out)
         if out is None:
@@ -67,7 +71,7 @@ class Pointwise:
             written = [self._allocation(plan, args, t, f"out{i}") for i, t in enumerate(targets)]
         else:
             targets = list(out) if isinstance(out, tuple) else [out]
-            check_targets(targets, shape, dtypes.result, self.promotion is Promotion.ALWAYS_BOOL)
+            check_targets(targets, shape, dtypes.result, self.casts_out and self.promotion is Promotion.ALWAYS_BOOL)
             written = [Code(self.names[0])] if in_place else [Code(f"out{i}") for i in range(len(targets))]
         self.launch(plan, args, targets, written, dtypes)
         return plan.build(written[0] if len(written) == 1 else f"({', '.join(written)})")

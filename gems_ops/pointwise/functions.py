@@ -168,14 +168,6 @@ def hypot(self, other):
     return libdevice.hypot(self, other)
 
 
-@pointwise("aten::logaddexp", brief=brief.brief_logaddexp, dtypes=DOUBLES, samples=pairs(), bench=traffic(T, T))
-def logaddexp(self, other):
-    """log(exp(self) + exp(other)) without overflow"""
-    larger = tl.where((self > other) | (self != self), self, other)
-    sum = larger + libdevice.log1p(libdevice.exp(-tl.abs(self - other)))
-    return tl.where((self == other) & (tl.abs(self) == float("inf")), self, sum)  # inf - inf is nan
-
-
 # CUDA's kernel takes no 16-bit floating point; ATen says so.
 _ANGLE = frozenset({torch.float32, torch.float64}) | INTS | BOOL
 _PI = tl.constexpr(3.14159265358979323846)

@@ -1,4 +1,4 @@
-"""Rounding to whole numbers, signs, remainders and whole quotients."""
+"""Rounding to whole numbers, remainders and whole quotients."""
 
 from __future__ import annotations
 
@@ -21,12 +21,6 @@ _ONE = dict(dtypes=NUMBERS, samples=few(), bench=traffic(T))
 def abs(self):
     """Absolute value; an integer's smallest value stays itself"""
     return tl.abs(self)
-
-
-@pointwise("aten::sign", **_ONE)
-def sign(self):
-    """-1, 0 or 1; 0 for nan"""
-    return ((self > 0).to(tl.int8) - (self < 0).to(tl.int8)).to(self.dtype)
 
 
 @pointwise("aten::ceil", **_ONE)

@@ -32,6 +32,8 @@ def _plan(fold: Fold, x: Tensor, dim: object, keepdim: bool, dtype: torch.dtype 
 
 
 def _plan_all(fold: Fold, x: Tensor, dtype: torch.dtype | None, out: Tensor | None) -> Planned:
+    if fold.finish != "mean":  # torch made these out= forms of the functional ones: the tensor does not choose the dtype
+        dtype = dtype_of_sum(x, dtype, None)
     return _summed(Plan("x", "_dtype", out=out), fold, x, None, False, dtype, out)
 
 

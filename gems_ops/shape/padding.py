@@ -49,6 +49,7 @@ def _constants(dtype: torch.dtype) -> Iterator[Sample]:
         yield Sample((values(shape, dtype), pad, value))
     for x in layouts((6, 10), dtype):
         yield Sample((x, (3, 5, 1, 2)))
+        yield Sample((x, (0, -1)))
     yield Sample((values((2, 3, 4, 5), dtype).to(memory_format=torch.channels_last), (1, 2, 3, 0), value))
     if dtype.is_floating_point:
         yield Sample((values((3, 4), dtype), (1, 1), float("-inf")))
@@ -66,8 +67,8 @@ def constant_pad_nd(self: Tensor, pad: list[int], value: bool | int | float = 0,
     plan = Plan("self", "_pad", "value", out=out)
     bits_of(value, self.dtype)
     plan.do("bits = 0 if value == 0 and value.__class__ is not float else {bits_of}(value, {dtype})", bits_of=bits_of, dtype=self.dtype)
-    if all(a == 0 for a in pad):
-        raise Declined("nothing to pad: ATen copies")
+    if all(a <= 0 for a in pad):
+        raise Declined("nothing to pad: ATen copies, in self's layout")
     return _plan_padding(plan, self, pad, Rule.INSIDE, suggested_format(self), out, Code("bits"))
 
 

@@ -139,8 +139,10 @@ def bits_of(value: bool | int | float, dtype: torch.dtype) -> int:
         return int(bool(value))
     if not dtype.is_floating_point:
         limits = torch.iinfo(dtype)
-        if int(value) != value or not limits.min <= value <= limits.max:
+        if not limits.min <= value <= limits.max or int(value) != value:  # nan is in no limits
             raise Declined(f"{value} as {dtype}")
+    elif torch.finfo(dtype).max < abs(value) < float("inf"):
+        raise Declined(f"{value} overflows {dtype}")
     integer = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
     return torch.tensor([value], dtype=dtype).view(integer).item()
 

@@ -1,4 +1,4 @@
-"""Gradients of the norms, softmax and the losses in float64: gradcheck, gradgradcheck, and the same bits on every run."""
+"""Gradients of the norms, softmax, logit and the losses in float64: gradcheck, gradgradcheck, and the same bits on every run."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ CASES: dict[str, tuple[Callable[..., object], tuple[Tensor, ...]]] = {
     "batch_norm": (lambda x, w, b: F.batch_norm(x, None, None, w, b, True), (leaf(2, 6, 3, seed=4), *ROWS[1:])),
     "instance_norm": (lambda x, w, b: flag_gems.instance_norm(x, w, b), (leaf(2, 6, 3, seed=4), *ROWS[1:])),
     "weight_norm": (lambda v, g: flag_gems.weight_norm(v, g), (ROWS[0], leaf(2, 1, seed=6))),
+    "logit": (lambda x: torch.logit(x.sigmoid(), eps=0.3), ROWS[:1]),
     "mse_loss": (F.mse_loss, (ROWS[0], RESIDUAL)),
     "huber_loss": (lambda x, t: F.huber_loss(x, t, reduction="sum", delta=0.5), (ROWS[0], RESIDUAL)),
     "smooth_l1_loss": (lambda x, t: F.smooth_l1_loss(x, t, reduction="none", beta=0.5), (ROWS[0], RESIDUAL)),

@@ -21,12 +21,14 @@ UNARY = (
     torch.log, torch.log2, torch.log10, torch.log1p, torch.sqrt, torch.rsqrt, torch.reciprocal, torch.tanh, torch.cosh,
     torch.asin, torch.acos, torch.atan, torch.erf, torch.erfc, torch.sigmoid, torch.relu,
     torch.isnan, torch.isinf, torch.isfinite, torch.logical_not, torch.nan_to_num, torch.nn.functional.silu,
+    torch.sgn, torch.signbit, torch.logit,
     torch.nn.functional.softplus, torch.nn.functional.elu, torch.nn.functional.hardsigmoid, torch.nn.functional.mish,
 )  # fmt: skip
 BINARY = (
     torch.add, torch.sub, torch.mul, torch.div, torch.pow, torch.atan2, torch.hypot, torch.maximum, torch.minimum, torch.fmax,
     torch.fmin, torch.floor_divide, torch.remainder, torch.fmod, torch.logaddexp, torch.eq, torch.ne, torch.lt, torch.ge,
     torch.logical_and, torch.logical_xor, torch.clamp_min, torch.clamp_max, torch.isclose,
+    torch.copysign, torch.heaviside, torch.xlogy, torch.special.xlog1py,
 )  # fmt: skip
 
 
@@ -114,3 +116,33 @@ def test_allclose_sees_one_element_that_differs_wherever_it_is(shape: tuple[int,
                 y.view(-1)[place] += 1e-3
                 assert not torch.allclose(own, y) and torch.allclose(own, y, atol=1e-2)
     assert counts_of("aten::allclose").served
+
+
+def refusals() -> dict[str, Callable[[], object]]:
+    """Calls that ATen refuses because of a number."""
+    whole, x = torch.arange(6, device=HERE), torch.ones(6, device=HERE)
+    return {
+        "shift by a fraction": lambda: whole << 1.5,
+        "shift of a fraction": lambda: torch.bitwise_right_shift(1.5, whole),
+        "boolean alpha": lambda: torch.add(x, x, alpha=True),
+        "boolean alpha of a difference": lambda: torch.sub(x, x, alpha=True),
+        "padding with nan": lambda: torch.constant_pad_nd(whole, (1, 1), NAN),
+        "padding with too large a number": lambda: torch.constant_pad_nd(x, (1, 1), 1e300),
+        "filling with nan": lambda: torch.index_fill(whole, 0, whole[:2], NAN),
+        "scattering nan": lambda: torch.scatter(whole, 0, whole[:2], NAN),
+    }
+
+
+@pytest.mark.parametrize("name", refusals())
+def test_what_aten_refuses_is_refused_in_its_words(name: str) -> None:
+    def error() -> Exception | None:
+        try:
+            refusals()[name]()
+        except (RuntimeError, ValueError, NotImplementedError, TypeError) as raised:
+            return raised
+        return None
+
+    expected = error()
+    with flag_gems.use_gems():
+        got = error()
+    assert (type(got), str(got)) == (type(expected), str(expected))
