@@ -73,6 +73,7 @@ def wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]
         end = time.monotonic() + 10
         while not all((tmp_path / "tool" / f"told-{name}").exists() for name in ("clocks", "users")) and time.monotonic() < end:
             time.sleep(0.01)
+        begun.clear()
 
     return until_told
 
