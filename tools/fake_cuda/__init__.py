@@ -21,7 +21,7 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 
-_SOURCE = Path(__file__).with_name("fake_cuda.c")
+_SOURCE, _HEADER = Path(__file__).with_name("fake_cuda.c"), Path(__file__).with_name("recorded.h")
 _MAX_PARAMS, _MAX_BYTES, _MAX_ATTRIBUTES = 256, 4096, 6
 
 
@@ -57,7 +57,7 @@ class Launch:
 
 def built(source: Path, soname: str, *flags: str) -> Path:
     """A stand-in as a shared library, compiled once per version of its source."""
-    name = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
+    name = hashlib.sha256(source.read_bytes() + _HEADER.read_bytes()).hexdigest()[:16]
     folder = Path(tempfile.gettempdir()) / f"gems-{source.stem.replace('_', '-')}-{os.getuid()}" / name
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     library = folder / soname

@@ -6,10 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define EXPORT __attribute__((visibility("default")))
-#define MAX_PARAMS 256
-#define MAX_BYTES 4096
-#define MAX_ATTRIBUTES 6
+#include "recorded.h"
+
 typedef int Result;
 enum { OK = 0, INVALID_VALUE = 1, INVALID_IMAGE = 200, INVALID_HANDLE = 400, NOT_FOUND = 500 };
 
@@ -103,36 +101,10 @@ EXPORT Result cuModuleGetFunction(void **out, void *m, const char *name) {
 // The head of CUlaunchConfig; its layout is part of the driver's ABI.
 typedef struct { uint32_t id, pad, value[16]; } Attribute;
 typedef struct { uint32_t grid[3], block[3], shared; void *stream; Attribute *attributes; uint32_t attribute_count; } Config;
-// Of each attribute the id and the three words that a cluster's size takes. The parameters' bytes lie one after another.
-typedef struct {
-    uint64_t function, stream;
-    uint32_t grid[3], block[3], shared, attribute_count, attributes[MAX_ATTRIBUTES][4], param_count;
-    uint16_t sizes[MAX_PARAMS];
-    uint8_t params[MAX_BYTES];
-} Launch;
-
-static uint64_t launch_count, pointer_queries, map_count;
-static __thread Launch last;
-static int recording = 1;
-static Result next_result;
-
-EXPORT uint64_t fake_launch_count(void) { return __atomic_load_n(&launch_count, __ATOMIC_RELAXED); }
-EXPORT uint64_t fake_pointer_queries(void) { return pointer_queries; }
-EXPORT uint64_t fake_map_count(void) { return map_count; }
-EXPORT const Launch *fake_last(void) { return &last; }
-EXPORT void fake_record(int on) { recording = on; }
-EXPORT void fake_fail_next(Result r) { next_result = r; }
-// The parameter's first eight bytes, for tests that ask after each of very many launches.
-EXPORT uint64_t fake_last_param(int i) {
-    uint64_t value = 0, at = 0;
-    for (int k = 0; k < i; k++) at += last.sizes[k];
-    memcpy(&value, last.params + at, last.sizes[i] < 8 ? last.sizes[i] : 8);
-    return value;
-}
 
 EXPORT Result cuLaunchKernelEx(const Config *config, void *f, void **params, void **extra) {
-    __atomic_add_fetch(&launch_count, 1, __ATOMIC_RELAXED);
-    if (next_result) { Result r = next_result; next_result = OK; return r; }
+    Result result = counted();
+    if (result) return result;
     if (!recording) return OK;
     const Function *function = f;
     if (function->module->unloaded) return INVALID_HANDLE;
@@ -149,12 +121,7 @@ EXPORT Result cuLaunchKernelEx(const Config *config, void *f, void **params, voi
         // The launcher leaves what an attribute does not use as it was.
         memcpy(&last.attributes[i][1], config->attributes[i].value, id == 4 ? 12 : 4);
     }
-    last.param_count = function->count;
-    uint8_t *to = last.params;
-    for (int i = 0; i < function->count; to += function->sizes[i], i++) {
-        last.sizes[i] = function->sizes[i];
-        memcpy(to, params[i], function->sizes[i]);
-    }
+    record_params(function->count, function->sizes, params);
     return OK;
 }
 

@@ -7,48 +7,22 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define EXPORT __attribute__((visibility("default")))
-#define MAX_PARAMS 256
-#define MAX_BYTES 4096
-#define MAX_ATTRIBUTES 6
+#include "../fake_cuda/recorded.h"
+
 // As an attribute's id: a cooperative launch, which has a function of its own.
 #define COOPERATIVE 2
 
 // Never freed, so that no two functions of a process have one address. The sizes are told by whoever reads the code.
 typedef struct { int count; uint16_t sizes[MAX_PARAMS]; } Function;
 
-typedef struct {
-    uint64_t function, stream;
-    uint32_t grid[3], block[3], shared, attribute_count, attributes[MAX_ATTRIBUTES][4], param_count;
-    uint16_t sizes[MAX_PARAMS];
-    uint8_t params[MAX_BYTES];
-} Launch;
-
-static uint64_t launch_count, pointer_queries;
-static __thread Launch last;
-static int recording = 1;
-static hipError_t next_result;
-
-EXPORT uint64_t fake_launch_count(void) { return __atomic_load_n(&launch_count, __ATOMIC_RELAXED); }
-EXPORT uint64_t fake_pointer_queries(void) { return pointer_queries; }
-EXPORT uint64_t fake_map_count(void) { return 0; }
-EXPORT const Launch *fake_last(void) { return &last; }
-EXPORT void fake_record(int on) { recording = on; }
-EXPORT void fake_fail_next(int result) { next_result = result; }
-EXPORT uint64_t fake_last_param(int i) {
-    uint64_t value = 0, at = 0;
-    for (int k = 0; k < i; k++) at += last.sizes[k];
-    memcpy(&value, last.params + at, last.sizes[i] < 8 ? last.sizes[i] : 8);
-    return value;
-}
 EXPORT void fake_describe(Function *function, int count, const uint16_t *sizes) {
     function->count = count;
     memcpy(function->sizes, sizes, count * sizeof *sizes);
 }
 
 static hipError_t record(hipFunction_t f, const uint32_t *grid, const uint32_t *block, uint32_t shared, hipStream_t stream, void **params) {
-    __atomic_add_fetch(&launch_count, 1, __ATOMIC_RELAXED);
-    if (next_result) { hipError_t r = next_result; next_result = hipSuccess; return r; }
+    hipError_t result = counted();
+    if (result) return result;
     // As HIP: what is above 32 bits of work items, a number below zero among others, is refused.
     for (int i = 0; i < 3; i++)
         if ((uint64_t)grid[i] * block[i] > UINT32_MAX) return hipErrorInvalidConfiguration;
@@ -58,12 +32,8 @@ static hipError_t record(hipFunction_t f, const uint32_t *grid, const uint32_t *
     memcpy(last.grid, grid, sizeof last.grid);
     memcpy(last.block, block, sizeof last.block);
     memset(last.attributes, 0, sizeof last.attributes);
-    last.attribute_count = 0, last.param_count = function->count;
-    uint8_t *to = last.params;
-    for (int i = 0; i < function->count; to += function->sizes[i], i++) {
-        last.sizes[i] = function->sizes[i];
-        memcpy(to, params[i], function->sizes[i]);
-    }
+    last.attribute_count = 0;
+    record_params(function->count, function->sizes, params);
     return hipSuccess;
 }
 
