@@ -55,7 +55,8 @@ def gelu(self, approximate):
     if approximate == "none":
         return self * 0.5 * (1.0 + tl.erf(self * SQRT_HALF))
     else:
-        return self * logistic(2.0 * SQRT_2_OVER_PI * (self + CUBIC * self * self * self))
+        # Tensors first: from 3.7 on Triton's interpreter makes a constexpr of a constexpr times a tensor.
+        return self * logistic((self + self * CUBIC * self * self) * (2.0 * SQRT_2_OVER_PI))
 
 
 # Torch's own samples hold nan, at which ATen's CPU kernel of the gradient gives nan or not by the element's place in a vector.
