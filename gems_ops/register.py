@@ -86,7 +86,8 @@ class Route:
         self.library = torch.library.Library("aten", "IMPL", self.key)
 
         def written_late(*args: object, **kwargs: object) -> object:
-            # Most are never needed, and writing 600 of them took a fifth of enable() (EPYC, Python 3.11, November 2026).
+            # Most are never needed; writing 612 took 0.34 s of the 0.54 s of installing (EPYC at work on other things, Python 3.11,
+            # November 2026).
             router.fallback = written = signature.router(self.form, self)
             return written(*args, **kwargs)
 

@@ -167,30 +167,15 @@ def _with_bias(shape: tuple[int, ...], product: workloads.Workload) -> tuple[wor
     return (workloads.Workload(product.label, make, product.flops),)
 
 
+_FIELDS = dict(dtypes=FLOATS, keyed=frozenset({"alpha", "beta"}), wide=True, in_place=True)
+
+
 @op(
-    "aten::addmm",
-    dtypes=FLOATS,
-    samples=_addmm_samples,
-    bench=(_linear(4096, 4096, 4096), _linear(1, 4096, 4096)),
-    plan=_plan_addmm,
-    keyed=frozenset({"alpha", "beta"}),
-    wide=True,
-    in_place=True,
-)
-def addmm(
-    self: Tensor,
-    mat1: Tensor,
-    mat2: Tensor,
-    beta: float = 1,
-    alpha: float = 1,
-    out: Tensor | None = None,
-) -> Tensor:
+    "aten::addmm", samples=_addmm_samples, bench=(_linear(4096, 4096, 4096), _linear(1, 4096, 4096)), plan=_plan_addmm, **_FIELDS
+)  # fmt: skip
+def addmm(self: Tensor, mat1: Tensor, mat2: Tensor, beta: float = 1, alpha: float = 1, out: Tensor | None = None) -> Tensor:
     """beta * self + alpha * (mat1 @ mat2), with self broadcast to the product's shape."""
     return call(_plan_addmm, self, mat1, mat2, beta, alpha, out=out)
-
-
-
-_FIELDS = dict(dtypes=FLOATS, keyed=frozenset({"alpha", "beta"}), wide=True, in_place=True)
 
 
 @op("aten::addmv", samples=_addmv_samples, bench=_with_bias((8192,), mv_bench(8192, 8192)), plan=_plan_addmv, **_FIELDS)

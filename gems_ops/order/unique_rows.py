@@ -88,6 +88,6 @@ def unique_dim(
     first, inverse, counts = runs(run, order, return_inverse, return_counts)
     # A run's number is the rank of its first slice.
     chosen = order[first]
-    # ATen's CPU kernel leaves the slices outermost in memory, on a GPU the result is contiguous.
+    # ATen's CPU kernel leaves the slices outermost in memory. On a GPU its result should be contiguous; none has run this yet.
     result = rows.index_select(0, chosen).movedim(0, dim) if device.interpreted() else self.index_select(dim, chosen)
     return result, inverse, counts

@@ -34,7 +34,7 @@ FORMS_SAMPLES = 12 if ON_GPU else 4  # of which in-place and out= are tried
 # interpreted, few samples are taken of each, in one dtype of each kind, unless the number is given.
 BRIEF = not ON_GPU and "OPINFO_SAMPLES" not in os.environ
 KINDS = frozenset({torch.float32, torch.bfloat16, torch.int64, torch.bool})
-# hardtanh's gradient at nan is 0 in ATen's CPU kernel; it is grad_output in its CUDA kernel, as in torch/_decomp and in ours.
+# hardtanh's gradient at nan is 0 in ATen's CPU kernel, grad_output in torch/_decomp and in ours. On a GPU it is compared.
 NAN_GRADIENT = frozenset() if ON_GPU else frozenset({"nn.functional.hardtanh"})
 ERRORS = (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError)
 
