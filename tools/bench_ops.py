@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
@@ -21,9 +23,10 @@ from gems_ops.register import counts_of
 from gems_ops.tolerance import bounds, largest_error, reduction_length
 from gems_ops.warming import jobs_for
 from gems_ops.workloads import Workload, tensor_bytes
-from gems_runtime import device
+from gems_runtime import device, settings
 from gems_runtime.errors import UsageError
 from tools import measure
+from tools.figures import ROOT
 from tools.measure import Side
 from tools.report import Column, finish, print_table
 
@@ -210,21 +213,60 @@ def host(op: Op, dtype: torch.dtype) -> tuple[str, float, float]:
     return shape_text(sample.args), aten_us, gems_us
 
 
+def timed_calls(op: Op, quick: bool) -> Iterator[tuple[Workload, torch.dtype]]:
+    """Every workload in every dtype; the first in its last dtype if quick."""
+    for workload in op.bench[:1] if quick else op.bench:
+        dtypes = [d for d in workload.dtypes if d in op.dtypes]
+        for dtype in dtypes[-1:] if quick else dtypes:
+            yield workload, dtype
+
+
 def rows(ops: list[Op], quick: bool, failed: list[str]) -> Iterator[Row]:
-    """Every workload of every operator; the first workload in its last dtype if quick. What cannot run is named."""
+    """One for each timed call. What cannot run is named; what breaks the device ends it."""
     for i, op in enumerate(ops):
         print(f"[{i + 1}/{len(ops)}] {op.name}", flush=True)
-        for workload in op.bench[:1] if quick else op.bench:
-            dtypes = [d for d in workload.dtypes if d in op.dtypes]
-            for dtype in dtypes[-1:] if quick else dtypes:
-                try:
-                    row = bench(op, workload, dtype, host(op, dtype))
-                    print(f"    {row.dtype} {row.shape}: GPU {row.ratio:.2f} x, host {row.gems_host_us / row.aten_host_us:.2f}")
-                    yield row
-                except (RuntimeError, ValueError) as error:
-                    print(f"{op.name} {workload.label} {dtype}: {error}", flush=True)
-                    failed.append(op.name)
+        for workload, dtype in timed_calls(op, quick):
+            try:
+                row = bench(op, workload, dtype, host(op, dtype))
+                print(f"    {row.dtype} {row.shape}: GPU {row.ratio:.2f} x, host {row.gems_host_us / row.aten_host_us:.2f}")
+                yield row
+            except Exception as error:  # of any kind: the other operators are still timed
+                print(f"{op.name} {workload.label} {dtype}: {type(error).__name__}: {error}", flush=True)
+                failed.append(op.name)
+                if device_is_lost():
+                    return
+            torch.cuda.empty_cache()
+
+
+def device_is_lost() -> bool:
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError as error:
+        print(f"the device is lost, nothing more is timed: {error}", flush=True)
+        return True
+    return False
+
+
+def compile_calls(ops: list[Op], quick: bool) -> None:
+    """Call everything that is timed once, untuned, so that its kernels lie in Triton's cache."""
+    with settings.override(tune=settings.Mode.OFF):
+        for op in ops:
+            for workload, dtype in timed_calls(op, quick):
+                with suppress(Exception):  # the timed run names it
+                    args, kwargs = workload.make(dtype, device.torch_device())
+                    with scope(op)():
+                        our_function(op)(*args, **kwargs)
+                    host_sample(op, dtype)
                 torch.cuda.empty_cache()
+    torch.cuda.synchronize()
+
+
+def compile_in_parallel(jobs: int, argv: list[str]) -> None:
+    """As many processes, each with its share of the calls."""
+    command = [sys.executable, "-m", "tools.bench_main", "ops", *argv, "--share"]
+    shares = [subprocess.Popen([*command, f"{i}/{jobs}"], cwd=ROOT) for i in range(jobs)]
+    for share in shares:
+        share.wait()
 
 
 def geomean(values: list[float]) -> float:
@@ -243,6 +285,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--family", help="only operators of these families, for example create,shape")
     parser.add_argument("--op", help="only this operator, by schema name")
     parser.add_argument("--quick", action="store_true", help="one workload and dtype per operator")
+    parser.add_argument("--jobs", type=int, default=0, help="first compile in this many processes; default: while timing")
+    parser.add_argument("--share", help=argparse.SUPPRESS)  # i/n: compile this share of the calls, time nothing
     parser.add_argument("--json", help="write the rows to this file")
     options = parser.parse_args(argv)
     measure.require_gpu("tools/bench ops")
@@ -252,8 +296,16 @@ def main(argv: list[str]) -> int:
         families = ", ".join(sorted({o.family for o in all_ops()}))
         parser.error(f"no declared operator matches; the families are {families}")
     timed = [o for o in declared if o.bench]
+    if options.share:
+        i, n = map(int, options.share.split("/"))
+        compile_calls(timed[i::n], options.quick)
+        return 0
+    if options.jobs:
+        compile_in_parallel(options.jobs, argv)
     failed: list[str] = []
-    found = list(rows(timed, options.quick, failed))
+    found: list[Row] = []
+    with suppress(KeyboardInterrupt):  # what was timed until then is printed and written
+        found.extend(rows(timed, options.quick, failed))
     print_table(COLUMNS, [asdict(r) for r in found])
     for name in sorted(o.name for o in declared if not o.bench):
         print(f"not timed, no workload declared: {name}")

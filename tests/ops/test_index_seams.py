@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from outside import OUTSIDE, at, table
 from torch import Tensor
 
 import flag_gems
@@ -14,30 +15,7 @@ HERE = device.torch_device()
 ON_GPU = HERE.type == "cuda"
 
 
-def table() -> Tensor:
-    return torch.arange(24.0, device=HERE).view(4, 6)
-
-
-def at(*places: int) -> Tensor:
-    return torch.tensor(places, device=HERE)
-
-
-OUTSIDE = {
-    "index_select": lambda i: table().index_select(0, i),
-    "gather": lambda i: table().gather(0, i[:, None]),
-    "index": lambda i: table()[i],
-    "index_put": lambda i: table().index_put_((i,), table()[: len(i)]),
-    "index_put added up": lambda i: table().repeat(1, 6).index_put_((i,), table()[0, 0], accumulate=True),
-    "scatter": lambda i: table().scatter_(0, i[:, None], 1.0),
-    "scatter_reduce": lambda i: table().scatter_reduce_(0, i[:, None], table(), "amax"),
-    "scatter_add": lambda i: table().scatter_add_(0, i[:, None], table()),
-    "index_add": lambda i: table().index_add_(0, i, table()[: len(i)]),
-    "index_copy": lambda i: table().index_copy_(0, i, table()[: len(i)]),
-    "index_fill": lambda i: table().index_fill_(0, i, 1.0),
-}
-
-
-@pytest.mark.skipif(ON_GPU, reason="on a GPU it is an assert on the device, which ends the process")
+@pytest.mark.skipif(ON_GPU, reason="on a GPU it is an assert on the device, which ends the process: tests/gpu/test_outside.py")
 @pytest.mark.parametrize("name", OUTSIDE)
 @pytest.mark.parametrize("place", [4, -5])
 def test_a_place_outside_raises_atens_error(name: str, place: int) -> None:
