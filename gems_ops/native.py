@@ -38,9 +38,9 @@ class Native:
             else a
             for i, a in enumerate(args)
         )
-        if lift and kwargs.get("out") is not None and kwargs["out"].dim() == 0:
-            self.call(keyset, *converted, **{**kwargs, "out": kwargs["out"].unsqueeze(0)})
-            return kwargs["out"]
+        if lift and isinstance(out := kwargs.get("out"), Tensor):
+            self.call(keyset, *converted, **{**kwargs, "out": out if out.dim() else out.unsqueeze(0)})
+            return out.resize_(()) if out.dim() else out
         result = self.call(keyset, *converted, **kwargs)
         if self.form.kind is Kind.IN_PLACE:
             return args[0]

@@ -142,7 +142,8 @@ def _sums(value: bool) -> Callable[[torch.dtype], Iterator[Sample]]:
             index = indices(*chosen, n=shape[dim] - 1)
             yield Sample((values(shape, dtype), dim, index, 3 if value else values(chosen, dtype, seed=1)), {"reduce": "add"})
         for x in layouts((6, 10), dtype):
-            number = 0.3 if dtype.is_floating_point else -2
+            # a number of this dtype: ATen rounds it to that before it adds
+            number = torch.tensor(0.3, dtype=dtype).item() if dtype.is_floating_point else -2
             src = number if value else values((10, 6), dtype, seed=1).t()
             yield Sample((x, 1, indices(6, 10, n=10), src), {"reduce": "add"})
 

@@ -1,4 +1,4 @@
-"""Order: sort, topk, kthvalue, median, mode, unique."""
+"""Order: sort, topk, kthvalue, median, unique."""
 
 import gems_ops.order.nth  # noqa: F401
 import gems_ops.order.sorting  # noqa: F401

@@ -1,4 +1,7 @@
-"""kthvalue, median and mode of short rows: sorted in registers, of which one element is kept."""
+"""kthvalue and median of short rows: sorted in registers, of which one element is kept.
+
+Not mode: of values that are equally frequent ATen's CUDA kernel names one that follows from how its threads lie.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +21,8 @@ from gems_ops.rows.access import widen
 from gems_ops.workloads import Workload
 from gems_runtime import LibEntry
 
-KTH, MEDIAN, MODE = "kth", "median", "mode"
+KTH, MEDIAN = "kth", "median"
 SHORT = frozenset(d for d in NUMBERS if d.itemsize <= 4)
-
-
-@triton.jit
-def _joined(key_a, length_a, key_b, length_b):
-    """Of two neighbouring stretches of a sorted row, the last key and how many of the last elements have it."""
-    return key_b, tl.where(key_a == key_b, length_a + length_b, length_b)
 
 
 @LibEntry
@@ -39,18 +36,7 @@ def _nth_kernel(
     ok = (rows < n_rows) & (cols < n_cols)
     x = tl.load(x_ptr + rows * n_cols + cols, mask=ok, other=0)
     column = sorted_columns(x, cols, n_cols, False)
-    if WHICH == "mode":
-        x = tl.load(x_ptr + rows * n_cols + column, mask=ok, other=0)
-        key = ordered(x, False).to(tl.int64)
-        # nan differs from nan, so each has a key of its own; what is past the end counts for nothing
-        if x.dtype.is_floating():
-            key = tl.where(widen(x) != widen(x), cols.to(tl.int64) + (1 << 32), key)
-        key = tl.where(cols < n_cols, key, 1 << 40)
-        _, length = tl.associative_scan((key, ok.to(tl.int32)), 1, _joined)
-        # the first run of the greatest length, where it ends: the smallest of several values
-        longest = tl.max(length, 1)[:, None]
-        place = tl.min(tl.where(ok & (length == longest), cols, BLOCK_N), 1)[:, None]
-    elif WHICH == "median":
+    if WHICH == "median":
         place = (rows * 0 + (n_cols - 1) // 2).to(tl.int32)
         if x.dtype.is_floating():
             n_nan = tl.sum((ok & (widen(x) != widen(x))).to(tl.int32), 1)[:, None]
@@ -133,14 +119,6 @@ def median_dim(
 ) -> tuple[Tensor, Tensor]:
     """The lower of the middle elements along dim and where it is; the first nan, if there is one."""
     return _along(self, MEDIAN, 0, dim, keepdim, out)
-
-
-@op("aten::mode", dtypes=SHORT, samples=_rows(), bench=_bench(), opinfo=("none",))
-def mode(
-    self: Tensor, dim: int = -1, keepdim: bool = False, out: tuple[Tensor, Tensor] | None = None
-) -> tuple[Tensor, Tensor]:
-    """The most frequent value along dim, the smallest of several, and the last place that has it."""
-    return _along(self, MODE, 0, dim, keepdim, out)
 
 
 def _tensors(dtype: torch.dtype) -> Iterator[Sample]:

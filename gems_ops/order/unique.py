@@ -99,7 +99,10 @@ def _samples(dtype: torch.dtype) -> Iterator[Sample]:
 @op("aten::_unique2", dtypes=ALL, samples=_samples, opinfo=("unique",), bench=(_bench(4096),))
 def unique(self: Tensor, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False) -> tuple[Tensor, Tensor, Tensor]:  # noqa: A002
     """The distinct elements in order, for each element which it is, and how often each occurs."""
-    return _distinct(self, True, return_inverse, return_counts)
+    # of truth values ATen's CUDA kernel returns the counts always, and no tensor at all for places nobody asked for
+    truths = self.dtype == torch.bool and self.is_cuda and self.numel() > 0
+    found, inverse, counts = _distinct(self, True, return_inverse, return_counts or truths)
+    return found, None if truths and not return_inverse else inverse, counts
 
 
 @op("aten::unique_consecutive", dtypes=ALL, samples=_samples, opinfo=("unique_consecutive",), bench=(_bench(4096),))

@@ -192,8 +192,9 @@ _CLOSE = Pointwise(
 
 
 @planned(
-    "aten::allclose", dtypes=NUMBERS, samples=pairs(), bench=traffic(T, T), wide=True, keyed=frozenset({"rtol", "atol"})
-)
+    "aten::allclose", dtypes=NUMBERS, samples=pairs(), bench=traffic(T, T), waits=True, wide=True,
+    keyed=frozenset({"rtol", "atol"}),
+)  # fmt: skip
 def allclose(self: Tensor, other: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Planned:
     """True if isclose is everywhere: one kernel, and one wait for its answer"""
     reason = _isclose_is_refused(self, other, rtol, atol, equal_nan)

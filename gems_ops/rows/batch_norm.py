@@ -205,6 +205,7 @@ def _bench(backward: bool, training: bool, channels_last: bool) -> workloads.Wor
 
 
 _MODES = ((True, False), (True, True), (False, False))
+_CUDNN = frozenset({torch.float32, torch.float64})  # what cuDNN takes beside weights of the same dtype
 _INFOS = ("nn.functional.batch_norm", "nn.functional.instance_norm", "native_batch_norm")
 _NAMES = ("x", *_VECTORS, "_training", "momentum", "eps")
 
@@ -250,14 +251,14 @@ def batch_norm_backward(
 
 
 def _cudnn_samples(dtype: torch.dtype) -> Iterator[Sample]:
-    if dtype == torch.float32:  # what cuDNN takes
+    if dtype in _CUDNN:
         for sample in _samples(dtype):
             if sample.args[1] is not None and sample.args[2] is not None and sample.args[0].dim() == 4:
                 yield sample
 
 
 def _cudnn_backward_samples(dtype: torch.dtype) -> Iterator[Sample]:
-    if dtype == torch.float32:
+    if dtype in _CUDNN:
         for sample in _backward_samples(dtype):
             grad, x, weight, mean, var, save_mean, save_var, train, eps, mask = sample.args
             if weight is not None and train and all(mask) and x.dim() == 4:
@@ -265,7 +266,7 @@ def _cudnn_backward_samples(dtype: torch.dtype) -> Iterator[Sample]:
 
 
 @planned(
-    "aten::cudnn_batch_norm", dtypes=frozenset({torch.float32}), samples=_cudnn_samples, needs_native=True, wide=True,
+    "aten::cudnn_batch_norm", dtypes=_CUDNN, samples=_cudnn_samples, needs_native=True, wide=True,
     reference=_cudnn_batch_norm,
     bench=tuple(_bench(False, *m) for m in _MODES[:2]), opinfo=_INFOS[:1],
 )  # fmt: skip
@@ -282,7 +283,7 @@ def cudnn_batch_norm(
 
 
 @planned(
-    "aten::cudnn_batch_norm_backward", dtypes=frozenset({torch.float32}), samples=_cudnn_backward_samples, needs_native=True,
+    "aten::cudnn_batch_norm_backward", dtypes=_CUDNN, samples=_cudnn_backward_samples, needs_native=True,
     reference=_cudnn_batch_norm_backward,
     argument_dtypes={"reserveSpace": frozenset({torch.uint8})}, may_be_empty=frozenset({"reserveSpace"}),
     opinfo=_INFOS[:1], wide=True,

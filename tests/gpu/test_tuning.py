@@ -129,4 +129,4 @@ def test_a_call_that_breaks_the_device_costs_itself_alone(tmp_path: Path, monkey
     monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parents[2]}:{tmp_path}")
     calls = [jobs.KernelJob(f"{tmp_path}/breaker.py:kernel", jobs.argspec.parse(f"*fp32[64], {n}, BLOCK=64"), "1") for n in (1, 0)]
     report = crew.run(calls, [["--device", "0"]])
-    assert [failure["label"] for failure in report.failed] == [calls[0].label] and "illegal" in report.failed[0]["error"]
+    assert [failure["label"] for failure in report.failed] == [calls[0].label] and "CUDA error" in report.failed[0]["error"]

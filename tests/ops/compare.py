@@ -56,6 +56,8 @@ def check(label: str, got: object, native: object, truth: object, inputs: list[T
 
 
 def check_values(label: str, got: Tensor, native: Tensor, truth: Tensor, inputs: list[Tensor], factor: float) -> None:
+    if torch.equal(got, native):  # bit for bit what ATen gives, of complex numbers and of an order among equals too
+        return
     rtol, atol = bounds(got.dtype, reduction_length(inputs, got), factor)
     if torch.allclose(got.to(truth.dtype), truth, rtol=rtol, atol=atol, equal_nan=True):
         return

@@ -12,6 +12,7 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported
 elif worker := os.environ.get("PYTEST_XDIST_WORKER"):
     torch.cuda.set_device(int(worker.removeprefix("gw")) % torch.cuda.device_count())
+    torch.set_num_threads(1)  # the truth is computed on the CPU, which the other workers need too
 
 
 @pytest.fixture(autouse=True)

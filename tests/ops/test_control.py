@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -264,3 +265,14 @@ def test_numbers_promote_as_in_aten() -> None:
                     rtol, atol = bounds(expected.dtype) if not expected.is_complex() else (0.0, 0.0)
                     close = torch.allclose(got, expected, rtol=rtol, atol=atol, equal_nan=True)
                     assert close, (dtype, shape, number, function)
+
+
+def test_an_output_of_another_shape_becomes_that_of_a_number() -> None:
+    """Every operand without dimensions is given one for ATen's kernel; the output must not keep it."""
+    x = torch.tensor(3, device=device.torch_device())
+    for shape in ((), (1,), (3,), (2, 3)):
+        out = torch.zeros(shape, dtype=torch.int64, device=device.torch_device())
+        with flag_gems.use_gems(include=["add"]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.add(x, 4, out=out)
+        assert out.shape == () and out.item() == 7

@@ -20,6 +20,8 @@ ASKED = (
     torch.uint64,
 )  # fmt: skip
 GIVEN = (torch.float32, torch.int32)  # dtypes of the operands
+# ATen's own kernels, which write these, break the device (torch 2.11 on an H200, 2026-11-27).
+BROKEN = {("aten::exp2.out", torch.float8_e4m3fn), ("aten::erfc.out", torch.float8_e4m3fn)} if torch.cuda.is_available() else set()
 
 
 OUTPUTS = [f for o in all_ops() for f in forms(o) if f.kind is Kind.OUT and is_routed(f, device.dispatch_key())]
@@ -87,7 +89,7 @@ def test_of_an_output(form: Form) -> None:
     for sample in some(form.op, 1):
         args, kwargs = here((sample.args, {n: v for n, v in sample.kwargs.items() if n != "out"}))
         shapes = results(form, sample)
-        for dtype in ASKED:
+        for dtype in (d for d in ASKED if (form.name, d) not in BROKEN):
 
             def call() -> object:
                 outs = (torch.zeros(shape, dtype=dtype, device=device.torch_device()) for shape in shapes)
