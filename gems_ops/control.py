@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from gems_ops import register
 from gems_ops.op import Declined, Op, all_ops, find
 from gems_ops.variants import Form, forms
+from gems_runtime import device, native_status, toolchain
 from gems_runtime.errors import UsageError
 
 # What is switched on now, innermost scope last: (operators, log). Process-wide, because backward runs on autograd's
@@ -69,16 +70,20 @@ def enable(
     """
     _scopes[:1] = [(_selection(None, unused), _logger(record, once, path))]
     _apply()
-    _collect_once()
+    _settle_once()
 
 
 @functools.cache
-def _collect_once() -> None:
-    """Collect garbage now: the objects of the declarations make Python do it soon, and then one of the first calls waits.
+def _settle_once() -> None:
+    """What one of the first calls would else wait for; nothing here touches a device.
 
-    58 ms of a first call of 111 (host of an H200, Python 3.12, November 2026).
+    Garbage: the objects of the declarations make Python collect it soon, 58 ms of a first call of 111 (host of an H200,
+    Python 3.12, November 2026). The native module, and what is remembered of the compiler.
     """
     gc.collect()
+    if not device.interpreted():
+        native_status()
+        toolchain.recall()
 
 
 def only_enable(

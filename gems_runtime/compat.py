@@ -272,16 +272,20 @@ def chain_compile_listener(callback: Callable[[bool, str, float], None]) -> None
     triton.knobs.compilation.listener = listen
 
 
-def replace_triton_key(stock: Callable[[], str], ours: Callable[[], str]) -> None:
-    """Have Triton ask `ours` for what it hashes all of its files for: 0.7 s of the first call of a process.
+def replace_identity(stock_key: Callable[[], str], key: Callable[[], str], assembler_version: Callable[[int], str]) -> None:
+    """Have Triton ask us for what it hashes all of its files for, 0.7 s of a first call, and starts ptxas for, 5 ms.
 
-    Ends when Triton remembers it on disk (3.6 to 3.9 remember it for one process).
+    Ends when Triton remembers them on disk (3.6 to 3.9 remember them for one process).
     """
+    from triton.backends.nvidia import compiler
     from triton.runtime import autotuner, cache
 
     for module in (cache, autotuner):
-        if getattr(module, "triton_key", None) is stock:
-            module.triton_key = ours
+        if getattr(module, "triton_key", None) is stock_key:
+            module.triton_key = key
+    asks = getattr(compiler, "get_ptxas_version", None)
+    if asks is not None and list(inspect.signature(asks).parameters) == ["arch"]:
+        compiler.get_ptxas_version = assembler_version
 
 
 def load_argument_types() -> None:

@@ -461,4 +461,4 @@ os.register_at_fork(after_in_child=_forget_in_child)
 Store.listeners.append(clear_all)
 compat.load_argument_types()
 # to find the first compiled kernel, Triton asks for its key
-compat.replace_triton_key(toolchain.triton_key, toolchain.code_key)
+compat.replace_identity(toolchain.triton_key, toolchain.code_key, toolchain.assembler_version)

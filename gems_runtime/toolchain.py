@@ -8,10 +8,11 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import triton
+from triton.backends.nvidia import compiler as nvidia
 from triton.compiler.compiler import make_backend
 from triton.runtime.cache import triton_key
 
@@ -22,6 +23,7 @@ from gems_runtime.store import place
 # What `triton_key` hashes, relative to the package.
 _HASHED = ("compiler", "backends", "language", "_C", "runtime/cache.py")
 _SUFFIXES = (".py", ".so", ".pyd")
+_stock_assembler_version = getattr(nvidia, "get_ptxas_version", None)
 
 
 def fields() -> dict[str, Json]:
@@ -47,13 +49,36 @@ def code_key() -> str:
 
     `triton_key` reads 200 MB or more: 0.7 s with a warm page cache, 2.2 s cold (2-core machine, Triton 3.6).
     """
-    stamp = digest([sys.version_info[0], sys.version_info[1], list(_stamps(Path(triton.__file__).parent))])
-    # by installation: several may share a store
-    memo = settings.current().cache_dir / f"toolchain-{digest(triton.__file__)[:8]}.json"
+    return _remembered("", digest([sys.version_info[0], sys.version_info[1], list(_stamps(Path(triton.__file__).parent))]), triton_key)
+
+
+@functools.lru_cache(maxsize=None)
+def assembler_version(arch: int = 80) -> str:
+    """What ptxas says of itself, remembered while its file stays: Triton starts a process to ask, 5 ms of a first call."""
+    if triton.knobs.nvidia.mock_ptx_version is not None:
+        return _stock_assembler_version(arch)
+    path = nvidia.get_ptxas(arch).path
+    info = os.stat(path)
+    return _remembered("-ptxas", digest([path, info.st_size, info.st_mtime_ns]), lambda: _stock_assembler_version(arch))
+
+
+def recall() -> None:
+    """Look now at what is remembered of the compiler, which the first call would else do; what is not is left to it."""
+    if _memo("").exists():
+        code_key()
+
+
+def _memo(name: str) -> Path:
+    """Where something is remembered; by installation, for several may share a store."""
+    return settings.current().cache_dir / f"toolchain{name}-{digest(triton.__file__)[:8]}.json"
+
+
+def _remembered(name: str, stamp: str, compute: Callable[[], str]) -> str:
+    memo = _memo(name)
     known = _read(memo)
     if known.get("stamp") == stamp and isinstance(known.get("key"), str):
         return known["key"]
-    key = triton_key()
+    key = compute()
     _unkept.append((memo, {"stamp": stamp, "key": key}))
     keep()
     return key

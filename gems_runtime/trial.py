@@ -99,10 +99,11 @@ def _try(paths: Paths) -> str:
 
 
 def _fault_of(paths: Paths) -> str:
-    x = torch.zeros(1, dtype=torch.float32, device=device.torch_device())
+    # copied, not filled: a process that needs no filling kernel has not loaded one
+    x = torch.zeros(1, dtype=torch.float32).to(device.torch_device())
 
     def buffer() -> torch.Tensor:
-        return torch.zeros(math.prod(_GRID) * _WORDS, dtype=torch.int64, device=x.device)
+        return torch.zeros(math.prod(_GRID) * _WORDS, dtype=torch.int64).to(x.device)
 
     def arrives_by(launch: Launch) -> list[int]:
         out = buffer()

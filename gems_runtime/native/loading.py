@@ -10,10 +10,11 @@ from types import ModuleType
 
 import torch
 import triton.language as tl
+from torch.utils._python_dispatch import _disable_current_modes
 from triton.runtime.jit import JITFunction
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from gems_runtime import settings
+from gems_runtime import aside, settings
 from gems_runtime.native.build import LAUNCH, BuildError
 from gems_runtime.native.finding import find
 from gems_runtime.native.selftest import fault_of
@@ -75,7 +76,9 @@ def _load() -> _State:
     except (BuildError, ImportError, ValueError) as error:
         _log.warning("launches are made from Python, because the native module cannot be had: %s", error)
         return _State(None, str(error))
-    fault = fault_of(found)
+    # on plain tensors, whatever the caller has switched on for its own
+    with _disable_current_modes(), torch._C.DisableTorchFunction(), aside.natively():
+        fault = fault_of(found)
     if fault:
         _log.warning("launches are made from Python, because the native module failed its self-test: %s", fault)
         return _State(None, f"self-test: {fault}")

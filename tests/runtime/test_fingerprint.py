@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -154,6 +155,28 @@ def test_tritons_key_is_remembered_until_a_file_of_triton_changes(own_store: Pat
 def test_triton_finds_compiled_kernels_with_the_remembered_key() -> None:
     assert entry.toolchain is toolchain and triton.runtime.cache.triton_key is toolchain.code_key
     assert toolchain.code_key() == toolchain.triton_key()
+
+
+def test_the_assemblers_version_is_remembered_until_its_file_changes(own_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(toolchain, "_stock_assembler_version", lambda arch: asked.append(arch) or f"for {arch}")
+    own_store.mkdir()
+    try:
+        for expected in (1, 1):
+            toolchain.assembler_version.cache_clear()
+            assert toolchain.assembler_version(90) == "for 90" and len(asked) == expected
+        ptxas = own_store / "ptxas"
+        ptxas.write_text("another")
+        monkeypatch.setattr(toolchain.nvidia, "get_ptxas", lambda arch: SimpleNamespace(path=str(ptxas)))
+        toolchain.assembler_version.cache_clear()
+        assert toolchain.assembler_version(90) == "for 90" and len(asked) == 2
+    finally:
+        toolchain.assembler_version.cache_clear()
+
+
+def test_triton_asks_for_the_remembered_version_of_the_assembler() -> None:
+    assert toolchain.nvidia.get_ptxas_version is toolchain.assembler_version
+    assert toolchain.assembler_version(90) == toolchain._stock_assembler_version(90)
 
 
 def test_the_stamp_covers_the_library_and_the_compiler() -> None:

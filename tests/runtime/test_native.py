@@ -14,6 +14,7 @@ import pytest
 import torch
 import triton
 import triton.language as tl
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gems_runtime import LibEntry, native_status, settings
 from gems_runtime.native import build, loading, selftest
@@ -254,6 +255,21 @@ def test_the_self_test_sees_a_wrong_launch(monkeypatch: pytest.MonkeyPatch) -> N
     assert selftest.fault_of(module) == ""
     monkeypatch.setattr(selftest, "_TYPES", ("*fp32", "*fp32", "i64", "i64", "fp64", "u1"))
     assert "the driver is told" in selftest.fault_of(module)
+
+
+@pytest.mark.usefixtures("unloaded")
+def test_the_self_test_uses_plain_tensors_whatever_the_caller_has_switched_on() -> None:
+    """An override that launches a kernel would wait for ever for the module that is being loaded."""
+    overridden = []
+
+    class Mode(TorchDispatchMode):
+        def __torch_dispatch__(self, func: object, types: object, args: tuple = (), kwargs: dict | None = None) -> object:
+            overridden.append(func)
+            return func(*args, **(kwargs or {}))
+
+    with Mode():
+        assert native_status().serves
+    assert overridden == []
 
 
 @pytest.mark.usefixtures("unloaded")
