@@ -10,14 +10,12 @@ from __future__ import annotations
 import json
 import logging
 import queue
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from gems_runtime import records, settings, store, warm
+from gems_runtime import begun, records, store, warm
 from gems_runtime.jobs import Job
 from gems_runtime.records import Measurement
 from gems_runtime.warm import Report, Result
@@ -106,13 +104,7 @@ class _Worker:
 
     def __init__(self, arguments: list[str], threads: int) -> None:
         self.trying: Measurement | None = None
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "gems_runtime.worker", *arguments],
-            env=settings.environment(GEMS_COMPILE_JOBS=str(threads)),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        self._process = begun.take(arguments, threads)
 
     def run(self, job: Job) -> Result | None:
         """What became of the job; None if the process died, and then `trying` is what it may have died of."""

@@ -124,6 +124,14 @@ def _text(value: object) -> str:
     return os.pathsep.join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
 
 
+def gpus() -> int:
+    """How many NVIDIA GPUs the process will see, as files and the environment say: torch, which knows, takes seconds to import."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([name for name in visible.split(",") if name.strip() not in ("", "-1", "NoDevFiles")])
+    return len([path for path in Path("/dev").glob("nvidia*") if path.name.removeprefix("nvidia").isdecimal()])
+
+
 @dataclass(frozen=True)
 class Ranks:
     """This process's place among those that torchrun started."""

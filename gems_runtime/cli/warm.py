@@ -74,6 +74,28 @@ def _seconds(text: str) -> float:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from gems_runtime import begun
+
+    with _tuning_mode(options.refresh):
+        _begin_workers(options)
+        try:
+            return _warmed(options)
+        finally:
+            begun.dismiss()
+
+
+def _begin_workers(options: argparse.Namespace) -> None:
+    """Start what `--devices` asks for before anything slow is imported. Which devices there are is looked at afterwards."""
+    from gems_runtime import begun, settings
+
+    if options.devices is None or options.dry_run or options.target or options.compile_only or options.run:
+        return
+    numbers = options.devices or range(settings.gpus())
+    for number in numbers:
+        begun.begin(_command_line(options, number), _threads(options, len(numbers)))
+
+
+def _warmed(options: argparse.Namespace) -> int:
     selection.require_compiler()
     compile_target = selection.target_of(options, options.compile_only)
     jobs, code = _jobs(options)
@@ -85,8 +107,7 @@ def _run(options: argparse.Namespace) -> int:
     warm.require_places()
     if compile_target and not (options.target or options.compile_only):
         talk(f"no GPU here: compiling for {compile_target}, tuning nothing")
-    with _tuning_mode(options.refresh):
-        report = _warm(options, jobs, compile_target)
+    report = _warm(options, jobs, compile_target)
     for failure in report.failed:
         talk(f"{failure['label']}: {failure['error']}")
     if report.left:
@@ -129,8 +150,6 @@ def _warm(options: argparse.Namespace, jobs: list[Job], compile_target: str | No
         threads = settings.override(compile_jobs=options.jobs or settings.current().compile_jobs)
         with threads:
             return warm.run(progress, compile_target, options.resume, options.budget)
-    if options.resume:
-        commands = [[*command, "--resume"] for command in commands]
     with progress:
         report = crew.run(jobs, commands, options.budget, _threads(options, len(commands)), progress.update)
     report.target = compile_target or ""
@@ -146,16 +165,22 @@ def _workers(options: argparse.Namespace, compile_target: str | None) -> list[li
             raise UsageError("--devices tunes on GPUs, and here nothing is tuned; --jobs shares out compiling")
         if options.isolate:
             raise UsageError("--isolate is about timing, and here nothing is timed")
-        return [["--target", compile_target]] * options.jobs if options.jobs and options.jobs > 1 else None
+        command = ["--target", compile_target, *["--resume"] * options.resume]
+        return [command] * options.jobs if options.jobs and options.jobs > 1 else None
     count, ranks = device.count(), settings.ranks()
     if options.devices is None:
         if options.isolate or ranks:
-            return [["--device", str(ranks.local % count if ranks else 0)]]
+            return [_command_line(options, ranks.local % count if ranks else 0)]
         return None
     numbers = options.devices or list(range(count))
     if max(numbers) >= count:
         raise UsageError(f"there is no device {max(numbers)}: this host has {count}")
-    return [["--device", str(number)] for number in numbers]
+    return [_command_line(options, number) for number in numbers]
+
+
+def _command_line(options: argparse.Namespace, number: int) -> list[str]:
+    """The arguments of the worker of a device."""
+    return ["--device", str(number), *["--resume"] * options.resume]
 
 
 def _threads(options: argparse.Namespace, workers: int) -> int:

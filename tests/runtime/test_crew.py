@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 import triton
 from void_device import KERNEL, bench, device_with, forget, load
 
-from gems_runtime import cli, crew, device, jobs, journal, settings, stats, store, untuned, warm
+from gems_runtime import begun, cli, crew, device, jobs, journal, settings, stats, store, untuned, warm
 from gems_runtime.candidates import Call
 from gems_runtime.cli import warm as verb
 from gems_runtime.errors import UsageError
@@ -181,6 +182,34 @@ def test_all_devices_have_a_worker_each(monkeypatch: pytest.MonkeyPatch) -> None
     options = cli.build(cli.VERBS).parse_args(["warm", "--devices", "3"])
     with pytest.raises(UsageError, match="there is no device 3: this host has 3"):
         verb._workers(options, None)
+
+
+def test_workers_are_begun_before_the_calls_are_known(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each imports torch meanwhile; the crew takes those it asks for, and the others end with the command."""
+    started: list[subprocess.Popen] = []
+
+    def start(arguments: list[str], threads: int) -> subprocess.Popen:
+        command = [sys.executable, "-c", "import sys; sys.stdin.read()", *arguments, str(threads)]
+        started.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        return started[-1]
+
+    monkeypatch.setattr(begun, "start", start)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    taken = []
+
+    def warmed(options: object) -> int:
+        assert [w.args[-4:] for w in started] == [["--device", n, "--resume", "6"] for n in "01"]
+        taken.append(begun.take(["--device", "1", "--resume"], 6))
+        return 0
+
+    monkeypatch.setattr(verb, "_warmed", warmed)
+    assert cli.main(["warm", "mm", "--devices", "all", "--resume", "--jobs", "12"]) == 0
+    assert taken == [started[1]] and started[0].returncode == -signal.SIGKILL and started[1].poll() is None
+    started[1].communicate()
+    monkeypatch.setattr(verb, "_warmed", lambda options: 0)
+    for words in (["--dry-run"], ["--compile-only"], ["--target", "cuda:90"]):
+        assert cli.main(["warm", "mm", "--devices", "0", *words]) == 0
+    assert len(started) == 2
 
 
 def test_an_environment_made_for_serving_does_not_keep_warm_from_tuning(
