@@ -273,6 +273,36 @@ def geomean(values: list[float]) -> float:
     return math.exp(statistics.fmean(map(math.log, values)))
 
 
+FAMILY_COLUMNS = (
+    Column("family", "family"),
+    Column("rows", "rows"),
+    Column("GPU, ATen / ours", "gpu", ".2f"),
+    Column("worst", "gpu_worst", ".2f"),
+    Column("of", "gpu_worst_row"),
+    Column("host, ours / ATen", "host", ".2f"),
+    Column("worst", "host_worst", ".2f"),
+    Column("of", "host_worst_row"),
+)
+
+
+def by_family(found: list[Row]) -> list[dict[str, object]]:
+    """Geometric means and worst rows of every family."""
+    family_of = {o.name: o.family for o in all_ops()}
+    return [_family(name, [r for r in found if family_of[r.operator] == name]) for name in sorted({family_of[r.operator] for r in found})]
+
+
+def _family(name: str, rows: list[Row]) -> dict[str, object]:
+    def host(row: Row) -> float:
+        return row.gems_host_us / row.aten_host_us
+
+    slow, late = min(rows, key=lambda r: r.ratio), max(rows, key=host)
+    return {
+        "family": name, "rows": len(rows),
+        "gpu": geomean([r.ratio for r in rows]), "gpu_worst": slow.ratio, "gpu_worst_row": f"{slow.operator} {slow.dtype} {slow.shape}",
+        "host": geomean([host(r) for r in rows]), "host_worst": host(late), "host_worst_row": f"{late.operator} {late.dtype}",
+    }  # fmt: skip
+
+
 def summary(found: list[Row]) -> str:
     """The geometric means of a table, and its worst row."""
     host = geomean([r.gems_host_us / r.aten_host_us for r in found])
@@ -307,6 +337,7 @@ def main(argv: list[str]) -> int:
     with suppress(KeyboardInterrupt):  # what was timed until then is printed and written
         found.extend(rows(timed, options.quick, failed))
     print_table(COLUMNS, [asdict(r) for r in found])
+    print_table(FAMILY_COLUMNS, by_family(found))
     for name in sorted(o.name for o in declared if not o.bench):
         print(f"not timed, no workload declared: {name}")
     for kind, prefix in (("ATen operators", "aten::"), ("custom operators, beside their formula in torch operators", "gems::")):
