@@ -9,6 +9,7 @@ from torch import Tensor
 from triton.language.extra import libdevice
 
 from gems_ops.op import NUMBERS
+from gems_ops.pointwise.arranged import ONE, TWO, arranged
 from gems_ops.pointwise.brief import brief_power
 from gems_ops.pointwise.cases import T, number_first, pairs, plain, traffic, triples, with_numbers
 from gems_ops.pointwise.declare import pointwise
@@ -31,7 +32,7 @@ def _alpha_is_odd(self: object, other: object, alpha: object) -> str | None:
 
 
 # Together add, sub and neg are tested in every layout; what they share with the others, the engine, is tested by itself.
-@pointwise("aten::add.Tensor", dtypes=NUMBERS, samples=binary(), bench=traffic(T, T), when=_alpha_is_odd)
+@pointwise("aten::add.Tensor", dtypes=NUMBERS, samples=binary(), bench=traffic(T, T) + arranged(TWO), when=_alpha_is_odd)
 def add(self, other, alpha):
     """self + alpha * other"""
     return self + alpha * other
@@ -58,7 +59,7 @@ def div(self, other):
     return quotient(self, other)
 
 
-@pointwise("aten::neg", dtypes=NUMBERS, samples=unary(), bench=traffic(T))
+@pointwise("aten::neg", dtypes=NUMBERS, samples=unary(), bench=traffic(T) + arranged(ONE))
 def neg(self):
     """-self, -0.0 for 0.0; Triton's own minus subtracts from 0, which gives 0.0"""
     return self * -1.0 if self.dtype.is_floating() else -self

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gems_ops.op import ALL, Declined, Sample, planned
 from gems_ops.plan import Code, Plan, Planned
+from gems_ops.pointwise.arranged import MOVED, arranged
 from gems_ops.pointwise.cases import T, few, fitting, traffic
 from gems_ops.pointwise.codegen import KNOWN
 from gems_ops.pointwise.declare import pointwise
@@ -46,7 +47,7 @@ def _copies(dtype: torch.dtype) -> Iterator[Sample]:
         yield Sample((torch.empty(24, dtype=dtype), values((24,), other, 0.0, 9.0)))
 
 
-@planned("aten::copy_", dtypes=ALL, samples=_copies, bench=traffic(T, T), wide=True, aliasing=True)
+@planned("aten::copy_", dtypes=ALL, samples=_copies, bench=traffic(T, T) + arranged(MOVED), wide=True, aliasing=True)
 def copy_(self: Tensor, src: Tensor, non_blocking: bool = False, *, out: Tensor | None = None, in_place: bool = True) -> Planned:
     """src, broadcast and converted, into self"""
     if self.device != src.device:
