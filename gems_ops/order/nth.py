@@ -119,7 +119,7 @@ def _bench(*rest: object) -> tuple[Workload, ...]:
 
 
 # torch.testing's samples have equal elements; test_order_seams.py has ours
-@op("aten::kthvalue", dtypes=SHORT, samples=_rows(lambda n: (n + 1) // 2), bench=_bench(100), opinfo=("none",))
+@op("aten::kthvalue", dtypes=SHORT, samples=_rows(lambda n: (n + 1) // 2), bench=_bench(100), any_of_equal=True, opinfo=("none",))
 def kthvalue(
     self: Tensor, k: int, dim: int = -1, keepdim: bool = False, out: tuple[Tensor, Tensor] | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -127,7 +127,7 @@ def kthvalue(
     return _along(self, KTH, k - 1, dim, keepdim, out)
 
 
-@op("aten::median.dim", dtypes=SHORT, samples=_rows(), bench=_bench(-1), opinfo=("none",))
+@op("aten::median.dim", dtypes=SHORT, samples=_rows(), bench=_bench(-1), any_of_equal=True, opinfo=("none",))
 def median_dim(
     self: Tensor, dim: int, keepdim: bool = False, out: tuple[Tensor, Tensor] | None = None
 ) -> tuple[Tensor, Tensor]:

@@ -115,7 +115,7 @@ def _bench_topk(n_rows: int, n_cols: int, k: int) -> Workload:
 
 @op(
     # torch.testing's samples have equal elements, of which ATen may give any; test_order_seams.py has ours.
-    "aten::topk", dtypes=ALL - BOOL, samples=_tops, opinfo=("none",),
+    "aten::topk", dtypes=ALL - BOOL, samples=_tops, any_of_equal=True, opinfo=("none",),
     bench=(_bench_topk(8192, 128256, 50), _bench_topk(8192, 8192, 8), _bench_topk(65536, 256, 8), _bench_topk(512, 32000, 1)),
 )  # fmt: skip
 def topk(
