@@ -60,6 +60,7 @@ class Op:
     needs_native: bool = False  # routed only where the device has an ATen kernel for it; elsewhere ATen uses its parts
     composite: bool = False  # CompositeImplicitAutograd, and taken all the same: no result is ever differentiable
     keyed: frozenset[str] = frozenset()  # floating point arguments whose values decide the plan
+    any_of_equal: bool = False  # gives (values, indices along dim), of equal elements any: the values decide if it is right
     opinfo: tuple[str, ...] = ()  # torch.testing's names of samples for it, where they are not its own name
     reference: Callable[..., object] | None = None  # truth for custom operators; ATen's own for the rest
     error_factor: float = 1.0  # multiplies the common tolerance ...

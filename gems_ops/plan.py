@@ -62,11 +62,15 @@ class Plan:
         """Result number i: the given out= tensor, which fits (see `result_buffer`), or a new contiguous one."""
         return Code(f"out{i}") if self.outs else self.empty(f"out{i}", shape, dtype, device)
 
-    def launch(self, kernel: LibEntry, grid: object, *args: object, **options: object) -> None:
-        """Launch a kernel; constants by position, which costs less than by name, launch options by name."""
+    def launch(self, kernel: LibEntry, grid: object, *args: object, when: Code | None = None, **options: object) -> None:
+        """Launch a kernel; constants by position, which costs less than by name, launch options by name.
+
+        `when` is a condition of each call.
+        """
         passed = [self.bind(a) for a in args] + [f"{name}={self.bind(value)}" for name, value in options.items()]
         # `kernel[grid]` is looked up in each call: the one of now may be replaced when the kernel is compiled again
-        self._lines.append(f"{self.bind(kernel)}[{self.bind(grid)}]({', '.join(passed)})")
+        condition = f"if {when}: " if when else ""
+        self._lines.append(f"{condition}{self.bind(kernel)}[{self.bind(grid)}]({', '.join(passed)})")
 
     def build(self, result: str) -> Planned:
         """The closure, which returns the expression `result`."""

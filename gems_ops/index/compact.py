@@ -17,6 +17,9 @@ from gems_ops.workloads import Workload, random_like
 from gems_runtime import LibEntry, device
 
 BLOCK = 4096
+CHUNK = 512  # places that a program turns into coordinates at a time
+# From so many elements on nonzero keeps what it finds as bits, and reads no more than these if fewer than one in SPARSE is true.
+_KEPT_AS_BITS, SPARSE = 1 << 16, 16
 SUMMED = 4096  # counts that are added up at a time
 MOST_DIMENSIONS = 5
 
@@ -30,13 +33,17 @@ def comparable(x):
         return x
 
 
+# n is specialized: where 16 divides it, so does every mask, and a thread loads 16 bytes at a time instead of an element.
 @LibEntry
-@triton.jit(do_not_specialize=["n"])
-def _count_kernel(x_ptr, count_ptr, n, BLOCK: tl.constexpr):
-    """How many elements of each block are not zero."""
+@triton.jit
+def _count_kernel(x_ptr, count_ptr, bits_ptr, n, BLOCK: tl.constexpr):
+    """How many elements of each block are not zero; which, 32 in a word of bits_ptr if there is one."""
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    x = tl.load(x_ptr + i, mask=i < n, other=0)
-    tl.store(count_ptr + tl.program_id(0), tl.sum((comparable(x) != 0).to(tl.int32), 0))
+    ones = (comparable(tl.load(x_ptr + i, mask=i < n, other=0)) != 0).to(tl.int32)
+    tl.store(count_ptr + tl.program_id(0), tl.sum(ones, 0))
+    if bits_ptr is not None:
+        words = tl.sum(tl.reshape(ones, (BLOCK // 32, 32)) << tl.arange(0, 32)[None, :], 1)
+        tl.store(bits_ptr + tl.program_id(0) * (BLOCK // 32) + tl.arange(0, BLOCK // 32), words)
 
 
 @LibEntry
@@ -62,42 +69,92 @@ def _ranks(mask_ptr, offset_ptr, n, BLOCK: tl.constexpr):
 
 
 @LibEntry
-@triton.jit(do_not_specialize=["n"])
+@triton.jit
 def _select_kernel(x_ptr, mask_ptr, offset_ptr, out_ptr, n, BLOCK: tl.constexpr):
     i, found, rank = _ranks(mask_ptr, offset_ptr, n, BLOCK)
     tl.store(out_ptr + rank, tl.load(x_ptr + i, mask=found), mask=found)
 
 
-@LibEntry
-@triton.jit(do_not_specialize=["n", "n_found", "size_1", "size_2", "size_3", "size_4"])
-def _places_kernel(
-    x_ptr, offset_ptr, out_ptr, n, n_found, size_1, size_2, size_3, size_4, RANK: tl.constexpr, BLOCK: tl.constexpr
-):  # fmt: skip
-    """The coordinates of what is not zero, a column of the result for each dimension."""
-    i, found, rank = _ranks(x_ptr, offset_ptr, n, BLOCK)
+@triton.jit
+def _store_coordinates(out_ptr, at, place, ok, n_found, size_1, size_2, size_3, size_4, RANK: tl.constexpr):
+    """A column of out for each dimension; `place` is the number of an element."""
     column = n_found.to(tl.int64)
-    rest = i
+    rest = place
     if RANK > 4:
-        tl.store(out_ptr + 4 * column + rank, (rest % size_4).to(tl.int64), mask=found)
+        tl.store(out_ptr + 4 * column + at, (rest % size_4).to(tl.int64), mask=ok)
         rest = rest // size_4
     if RANK > 3:
-        tl.store(out_ptr + 3 * column + rank, (rest % size_3).to(tl.int64), mask=found)
+        tl.store(out_ptr + 3 * column + at, (rest % size_3).to(tl.int64), mask=ok)
         rest = rest // size_3
     if RANK > 2:
-        tl.store(out_ptr + 2 * column + rank, (rest % size_2).to(tl.int64), mask=found)
+        tl.store(out_ptr + 2 * column + at, (rest % size_2).to(tl.int64), mask=ok)
         rest = rest // size_2
     if RANK > 1:
-        tl.store(out_ptr + column + rank, (rest % size_1).to(tl.int64), mask=found)
+        tl.store(out_ptr + column + at, (rest % size_1).to(tl.int64), mask=ok)
         rest = rest // size_1
-    tl.store(out_ptr + rank, rest.to(tl.int64), mask=found)
+    tl.store(out_ptr + at, rest.to(tl.int64), mask=ok)
 
 
-def plan_ranks(plan: Plan, mask: Code, n: int, where: torch.device) -> tuple[int, int, Code]:
-    """(blocks, their length, offsets): the steps that count what is not zero; the total comes after the last offset."""
-    block = triton.next_power_of_2(n) if device.interpreted() else min(BLOCK, max(64, triton.next_power_of_2(n)))
+@LibEntry
+@triton.jit(do_not_specialize=["n_found", "size_1", "size_2", "size_3", "size_4"])
+def _places_kernel(
+    x_ptr, offset_ptr, out_ptr, n, n_found, size_1, size_2, size_3, size_4,
+    RANK: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
+):  # fmt: skip
+    """The coordinates of what is not zero.
+
+    The first column takes the places themselves, which are read again where they lie together: only what was found is
+    divided by sizes.
+    """
+    i, found, rank = _ranks(x_ptr, offset_ptr, n, BLOCK)
+    tl.store(out_ptr + rank, i.to(tl.int64), mask=found)
+    if RANK > 1:
+        last = tl.load(offset_ptr + tl.program_id(0) + 1)
+        tl.debug_barrier()  # the places are written
+        for first in range(tl.load(offset_ptr + tl.program_id(0)), last, CHUNK):
+            at = first + tl.arange(0, CHUNK)
+            place = tl.load(out_ptr + at, mask=at < last, other=0).to(tl.int32)
+            tl.debug_barrier()  # and read, by whichever threads, before the first coordinate replaces them
+            _store_coordinates(out_ptr, at, place, at < last, n_found, size_1, size_2, size_3, size_4, RANK)
+
+
+@triton.jit
+def _ones_in(word):
+    """How many bits of each uint32 are set."""
+    pairs = word - ((word >> 1) & 0x55555555)
+    fours = (pairs & 0x33333333) + ((pairs >> 2) & 0x33333333)
+    return ((((fours + (fours >> 4)) & 0x0F0F0F0F) * 0x01010101) >> 24).to(tl.int32)
+
+
+@LibEntry
+@triton.jit(do_not_specialize=["n_found", "size_1", "size_2", "size_3", "size_4"])
+def _few_places_kernel(
+    bits_ptr, offset_ptr, out_ptr, n_found, size_1, size_2, size_3, size_4, RANK: tl.constexpr, WORDS: tl.constexpr
+):
+    """As `_places_kernel`, from the words of a block: in each turn every thread takes the lowest bit of its words."""
+    at = tl.program_id(0) * WORDS + tl.arange(0, WORDS)
+    word = tl.load(bits_ptr + at).to(tl.uint32, bitcast=True)
+    ones = _ones_in(word)
+    rank = tl.load(offset_ptr + tl.program_id(0)) + tl.cumsum(ones, 0) - ones
+    for _ in range(tl.max(ones, 0)):
+        rest = word & (word - 1)
+        # The exponent of a power of two is the number of its bit.
+        bit = ((word ^ rest).to(tl.float32).to(tl.int32, bitcast=True) >> 23) - 127
+        _store_coordinates(out_ptr, rank, at * 32 + bit, word != 0, n_found, size_1, size_2, size_3, size_4, RANK)
+        rank += 1
+        word = rest
+
+
+def plan_ranks(plan: Plan, mask: Code, n: int, where: torch.device, as_bits: bool = False) -> tuple[int, int, Code]:
+    """(blocks, their length, offsets): the steps that count what is not zero; the total comes after the last offset.
+
+    With as_bits, the plan has the tensor `bits` too, of a word for every 32 elements.
+    """
+    block = max(64, triton.next_power_of_2(n) if device.interpreted() else min(BLOCK, triton.next_power_of_2(n)))
     blocks = triton.cdiv(n, block)
     offsets = plan.empty("offsets", (blocks + 1,), torch.int32, where)
-    plan.launch(_count_kernel, (blocks,), mask, offsets, n, block, num_warps=_warps(block))
+    bits = plan.empty("bits", (blocks * block // 32,), torch.int32, where) if as_bits else None
+    plan.launch(_count_kernel, (blocks,), mask, offsets, bits, n, block, num_warps=_warps(block))
     summed = min(SUMMED, triton.next_power_of_2(blocks))
     plan.launch(_offsets_kernel, (1,), offsets, blocks, summed, num_warps=_warps(summed))
     return blocks, block, offsets
@@ -142,16 +199,22 @@ def nonzero(self: Tensor) -> Planned:
     if not self.is_contiguous():
         plan.do("self = self.contiguous()")
     n, rank = self.numel(), self.dim()
-    blocks, block, offsets = plan_ranks(plan, Code("self"), n, self.device)
+    as_bits = n >= _KEPT_AS_BITS
+    blocks, block, offsets = plan_ranks(plan, Code("self"), n, self.device, as_bits)
     _wait(plan, blocks, self.device)
     plan.do(
         "out = {allocate}((found, {rank}), (1, max(found, 1)), dtype={long}, device={where})",
         allocate=torch.empty_strided, rank=rank, long=torch.int64, where=self.device,
     )  # fmt: skip
-    sizes = [*self.shape[1:], *[1] * (MOST_DIMENSIONS - rank)]
+    numbers = [Code("found"), *self.shape[1:], *[1] * (MOST_DIMENSIONS - rank), rank]
+    if as_bits:
+        plan.launch(
+            _few_places_kernel, (blocks,), Code("bits"), offsets, Code("out"), *numbers, block // 32, num_warps=1,
+            when=Code(f"found * {SPARSE} < {n}"),
+        )  # fmt: skip
     plan.launch(
-        _places_kernel, (blocks,), Code("self"), offsets, Code("out"), n, Code("found"), *sizes, rank, block,
-        num_warps=_warps(block),
+        _places_kernel, (blocks,), Code("self"), offsets, Code("out"), n, *numbers, block, min(CHUNK, block),
+        num_warps=_warps(block), when=Code(f"found * {SPARSE} >= {n}") if as_bits else None,
     )  # fmt: skip
     return plan.build("out")
 
@@ -162,7 +225,7 @@ def plan_places(plan: Plan, mask: Code, n: int, where: torch.device) -> Code:
     _wait(plan, blocks, where)
     plan.do("places = {empty}(found, dtype={long}, device={where})", empty=torch.empty, long=torch.int64, where=where)
     plan.launch(
-        _places_kernel, (blocks,), mask, offsets, Code("places"), n, Code("found"), 1, 1, 1, 1, 1, block, num_warps=_warps(block)
+        _places_kernel, (blocks,), mask, offsets, Code("places"), n, Code("found"), 1, 1, 1, 1, 1, block, 1, num_warps=_warps(block)
     )  # fmt: skip
     return Code("places")
 
@@ -203,7 +266,7 @@ def masked_select(self: Tensor, mask: Tensor) -> Planned:
 
 
 @LibEntry
-@triton.jit(do_not_specialize=["n", "n_source"], debug=True)
+@triton.jit(do_not_specialize=["n_source"], debug=True)
 def _insert_kernel(x_ptr, mask_ptr, offset_ptr, source_ptr, out_ptr, n, n_source, COPY: tl.constexpr, BLOCK: tl.constexpr):
     """The next element of the source where the mask is true, and x where not, unless that is in out already."""
     i, found, rank = _ranks(mask_ptr, offset_ptr, n, BLOCK)

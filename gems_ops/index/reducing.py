@@ -85,7 +85,7 @@ def scatter_reduce(
     if reduce not in ("sum", "mean") or reduce == "mean" and not self.is_floating_point():
         raise Declined(f"{reduce} of {self.dtype}")
     refuse_when_deterministic(plan)
-    target, strides, result = plan_sums(plan, self, out, in_place)
+    target, strides, end = plan_sums(plan, self, out, in_place)
     places = Index(Code("index"), index.stride(), self.shape[dim], strides[dim])
     walked = (index.shape, without(strides, dim))
     if not include_self:
@@ -93,7 +93,7 @@ def scatter_reduce(
     plan_indexed(plan, ADD, target, Code("src"), [places], *walked, src.stride())
     if reduce == "mean":
         _plan_division(plan, self, dim, index, target, int(include_self))
-    return plan.build(result)
+    return end()
 
 
 def _plan_division(plan: Plan, self: Tensor, dim: int, index: Tensor, target: Code, first: int) -> None:
@@ -163,10 +163,10 @@ def scatter_with(
         raise Declined(f"{reduce}, src is {src.dtype}, self {self.dtype}")
     plan = Plan("self", "_dim", "index", "src", "_reduce", out=None if in_place else out)
     refuse_when_deterministic(plan)
-    target, strides, result = plan_sums(plan, self, out, in_place)
+    target, strides, end = plan_sums(plan, self, out, in_place)
     places = Index(Code("index"), index.stride(), self.shape[dim], strides[dim])
     plan_indexed(plan, ADD, target, Code("src"), [places], index.shape, without(strides, dim), src.stride())
-    return plan.build(result)
+    return end()
 
 
 @planned(
@@ -185,12 +185,12 @@ def scatter_value_with(
     convert = _bits_for_sums(self.dtype)
     convert(value)
     plan.do("bits = {convert}(value)", convert=convert)
-    target, strides, result = plan_sums(plan, self, out, in_place)
+    target, strides, end = plan_sums(plan, self, out, in_place)
     places = Index(Code("index"), index.stride(), self.shape[dim], strides[dim])
     plan_indexed(
         plan, ADD_VALUE, target, Code("bits"), [places], index.shape, without(strides, dim), contiguous_strides(index.shape)
     )  # fmt: skip
-    return plan.build(result)
+    return end()
 
 
 def _bits_for_sums(dtype: torch.dtype) -> Callable[[bool | int | float], int]:

@@ -24,6 +24,9 @@ _ENOUGH_PROGRAMS = 128
 _FEWEST_BLOCKS = 8  # of K in one split: less than that, and starting a program costs more than it streams
 _COMBINE_BLOCK = 512
 _STAGES = 6
+# One row whose K is at most this is multiplied in one step: all that a program reads is under way at once.
+_SHORT_K = 128
+_SHORT_K_BYTES = 16384
 
 
 @dataclass(frozen=True)
@@ -34,22 +37,40 @@ class _Split:
     tiles: int
     splits: int
     k_per_split: int
+    stages: int
+
+
+def _blocks(m: int, n: int, k: int, itemsize: int, along_k: bool) -> tuple[int, int, int]:
+    """(BLOCK_M, BLOCK_N, BLOCK_K). BLOCK_M is 1 for one row that is multiplied without tensor cores.
+
+    Each thread must load four bytes of that row at least, or Triton waits for the row in every step instead of fetching
+    it stages ahead: 16-bit types need 256 of K for 128 threads.
+    """
+    block_n = 32 if n > 16 else 16
+    if m == 1 and k <= _SHORT_K:
+        block_k = max(16, triton.next_power_of_2(k))
+        return 1, min(triton.next_power_of_2(n), max(block_n, min(256, _SHORT_K_BYTES // itemsize // block_k))), block_k
+    if m == 1 and itemsize == 4:
+        return 1, block_n, 64
+    if m == 1 and along_k:
+        return 1, 16, 256
+    block_m = min(64, max(16, triton.next_power_of_2(m)))
+    return block_m, block_n, (256 if block_m <= 16 else 128) // itemsize
 
 
 @lru_cache(maxsize=4096)
-def _split(m: int, n: int, k: int, batch: int, itemsize: int) -> _Split:
-    """Blocks of 8 KiB of the large operand, K split to fill the device.
+def _split(m: int, n: int, k: int, batch: int, itemsize: int, along_k: bool) -> _Split:
+    """Blocks of 8 KiB of the large operand where they are streamed, K split to fill the device.
 
     Six stages hold five blocks of both operands, at most 60 KiB of shared memory, which the smallest target has.
     """
-    block_m = 1 if m == 1 and itemsize == 4 else min(64, max(16, triton.next_power_of_2(m)))
-    block_n = 32 if n > 16 else 16
-    block_k = (256 if block_m <= 16 else 128) // itemsize
+    block_m, block_n, block_k = _blocks(m, n, k, itemsize, along_k)
     tiles = batch * -(-m // block_m) * -(-n // block_n)
     blocks = -(-k // block_k)
     splits = max(1, min(_ENOUGH_PROGRAMS // tiles, blocks // _FEWEST_BLOCKS, 64))
     k_per_split = -(-blocks // splits) * block_k
-    return _Split(block_m, block_n, block_k, tiles, -(-k // k_per_split), k_per_split)
+    stages = max(1, min(_STAGES, k_per_split // block_k))
+    return _Split(block_m, block_n, block_k, tiles, -(-k // k_per_split), k_per_split, stages)
 
 
 def is_skinny(m: int, n: int, k: int, batch: int) -> bool:
@@ -122,9 +143,16 @@ def _skinny_matmul_kernel(
         for k in tl.range(start, stop, BLOCK_K, num_stages=NUM_STAGES):
             a = load_tile(a_ptrs, rows < M, ks < stop - (k - start), False, EVEN_K)
             c = load_tile(c_ptrs, ks < stop - (k - start), cols < N, EVEN_K, EVEN_N)
-            acc = accumulate(a, c, acc, INPUT_PRECISION)
+            if c.dtype == tl.float32:
+                # Each block is summed from zero: one chain of 16384 additions errs seven times as much. Subtracted, since Triton
+                # makes one chain of it again where blocks are added; the sign is exact.
+                acc -= accumulate(a, c, tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32), INPUT_PRECISION)
+            else:
+                acc = accumulate(a, c, acc, INPUT_PRECISION)
             a_ptrs += a_step
             c_ptrs += c_step
+        if c_ptr.dtype.element_ty == tl.float32:
+            acc = 0.0 - acc
 
     store_tile(
         acc,
@@ -193,7 +221,11 @@ def multiply(plan: Plan, p: Product) -> None:
     """Plan the launches that compute p, whose shape `is_skinny`."""
     if p.n < p.m:
         p = p.transposed()
-    split = _split(p.m, p.n, p.k, p.batch, p.dtype.itemsize)
+    if p.m == 1:
+        # Never used; where it is 1, as K's is, Triton takes the row for a column, and 8192 x 8192 times a vector took 61 us in
+        # bfloat16, ATen's 35 (H200, 2026-11-26).
+        p.a_strides = (p.a_strides[0], 0, p.a_strides[2])
+    split = _split(p.m, p.n, p.k, p.batch, p.dtype.itemsize, p.c_strides[1] == 1)
     if split.splits == 1:
         _stream(plan, p, split, p.out, (0, *p.out_strides), p.bias, p.alpha)
         return
@@ -216,6 +248,6 @@ def _stream(
         p.a, p.c, bias, target, p.m, p.n, p.k, split.k_per_split,
         *p.a_strides, *p.c_strides, *strides, *p.bias_strides, alpha, p.beta,
         input_precision(plan, p.dtype), split.block_m, split.block_n, split.block_k,
-        p.n % split.block_n == 0, p.k % split.block_k == 0, _STAGES,
+        p.n % split.block_n == 0, p.k % split.block_k == 0, split.stages,
         num_warps=4,
     )  # fmt: skip

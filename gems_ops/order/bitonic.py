@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from gems_ops.order.keys import ordered
+from gems_ops.plan import Code, Plan
 from gems_runtime import LibEntry, device
 
 # The longest row. Of 8192 rows of float32 on an H200 (2026-11-22): 256 long 0.041 ms, ATen 0.204; 1024 long 0.218, ATen
@@ -57,11 +57,14 @@ def short_row_tile(n_rows: int, n_cols: int) -> tuple[int, int]:
     return min(max(tile // block, 1), triton.next_power_of_2(n_rows)), block
 
 
-def sort_short_rows(x: Tensor, descending: bool, values: Tensor, indices: Tensor, index: Tensor | None, n_kept: int) -> None:
-    """Sort x [rows, n_cols] and write the first n_kept of each row to values and indices [rows, n_kept]."""
-    n_rows, n_cols = x.shape
+def plan_short_rows(
+    plan: Plan, x: Code, shape: tuple[int, int], n_kept: int, descending: bool, values: Code, indices: Code, index: Code | None
+) -> None:
+    """Add the launch that sorts x of this shape and writes the first n_kept of each row to values and indices [rows, n_kept]."""
+    n_rows, n_cols = shape
     block_rows, block = short_row_tile(n_rows, n_cols)
-    _bitonic_kernel[(triton.cdiv(n_rows, block_rows),)](
+    plan.launch(
+        _bitonic_kernel, (triton.cdiv(n_rows, block_rows),),
         x, x if index is None else index, values, indices, n_rows, n_cols, n_kept,
         descending, index is not None, block_rows, block, num_warps=1,
     )  # fmt: skip

@@ -12,11 +12,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gems_ops.op import NUMBERS, Declined, Sample, op, result_buffer
+from gems_ops.op import NUMBERS, Declined, Sample, op, planned, result_buffer
 from gems_ops.order.bitonic import short_row_tile, sorted_columns
 from gems_ops.order.keys import ordered
 from gems_ops.order.radix import is_short
-from gems_ops.order.sorting import dimension, matrix
+from gems_ops.order.sorting import dimension, plan_rows
+from gems_ops.plan import Code, Plan, Planned
 from gems_ops.rows.access import widen
 from gems_ops.workloads import Workload
 from gems_runtime import LibEntry
@@ -49,18 +50,20 @@ def _nth_kernel(
     tl.store(indices_ptr + row, chosen.to(tl.int64), mask=row < n_rows)
 
 
-def _nth(x: Tensor, which: str, k: int, values: Tensor, indices: Tensor) -> None:
-    """One element of each row of x [rows, n_cols], and where it is, to the dense values and indices."""
-    n_rows, n_cols = x.shape
+def _plan_nth(
+    plan: Plan, rows: Code, shape: tuple[int, int], which: str, k: int, values: Code, indices: Code, result: str
+) -> Planned:
+    """The plan that writes one element of each of these rows, and where it is, to dense values and indices."""
+    n_rows, n_cols = shape
     block_rows, block = short_row_tile(n_rows, n_cols)
-    _nth_kernel[(triton.cdiv(n_rows, block_rows),)](
-        x, values, indices, n_rows, n_cols, k, which, block_rows, block, num_warps=1
+    plan.launch(
+        _nth_kernel, (triton.cdiv(n_rows, block_rows),),
+        rows, values, indices, n_rows, n_cols, k, which, block_rows, block, num_warps=1,
     )  # fmt: skip
+    return plan.build(result)
 
 
-def _along(
-    self: Tensor, which: str, k: int, dim: int, keepdim: bool, out: tuple[Tensor, Tensor] | None
-) -> tuple[Tensor, Tensor]:
+def _plan_along(plan: Plan, self: Tensor, which: str, k: int, dim: int, keepdim: bool) -> Planned:
     n = dimension(self, dim)
     if not is_short(n, self.dtype):
         raise Declined(f"rows of {n} are too long to be sorted in registers")
@@ -69,12 +72,18 @@ def _along(
     shape = list(self.shape)
     if shape:
         shape[dim : dim + 1 or None] = [1] * keepdim
-    given = zip(out or (None, None), (self.dtype, torch.int64), strict=True)
-    outs = tuple(result_buffer(t, shape, dtype, self.device) for t, dtype in given)
-    if not all(t.is_contiguous() for t in outs):
+    dtypes = (self.dtype, torch.int64)
+    if not all(result_buffer(t, shape, d, self.device).is_contiguous() for t, d in zip(plan.outs, dtypes, strict=False)):
         raise Declined("out= is not contiguous")
-    _nth(matrix(self, dim), which, k, *outs)
-    return outs
+    rows = plan_rows(plan, self, dim)
+    values, indices = (plan.result(shape, dtype, self.device, i) for i, dtype in enumerate(dtypes))
+    return _plan_nth(plan, rows, (self.numel() // n, n), which, k, values, indices, "(out0, out1)")
+
+
+def _along(
+    self: Tensor, which: str, k: int, dim: int, keepdim: bool, out: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor, Tensor]:
+    return _plan_along(Plan("self", out=out), self, which, k, dim, keepdim)(self, *(out or ()))
 
 
 def _rows(*rest: Callable[[int], int]) -> Callable[[torch.dtype], Iterator[Sample]]:
@@ -105,20 +114,16 @@ def _bench(*rest: object) -> tuple[Workload, ...]:
 
 
 # torch.testing's samples have equal elements; test_order_seams.py has ours
-@op("aten::kthvalue", dtypes=SHORT, samples=_rows(lambda n: (n + 1) // 2), bench=_bench(100), opinfo=("none",))
-def kthvalue(
-    self: Tensor, k: int, dim: int = -1, keepdim: bool = False, out: tuple[Tensor, Tensor] | None = None
-) -> tuple[Tensor, Tensor]:
+@planned("aten::kthvalue", dtypes=SHORT, samples=_rows(lambda n: (n + 1) // 2), bench=_bench(100), any_of_equal=True, opinfo=("none",))
+def kthvalue(self: Tensor, k: int, dim: int = -1, keepdim: bool = False, out: tuple[Tensor, Tensor] | None = None) -> Planned:
     """The k-th smallest along dim, nan as the greatest, and where it is."""
-    return _along(self, KTH, k - 1, dim, keepdim, out)
+    return _plan_along(Plan("self", "_k", "_dim", "_keepdim", out=out), self, KTH, k - 1, dim, keepdim)
 
 
-@op("aten::median.dim", dtypes=SHORT, samples=_rows(), bench=_bench(-1), opinfo=("none",))
-def median_dim(
-    self: Tensor, dim: int, keepdim: bool = False, out: tuple[Tensor, Tensor] | None = None
-) -> tuple[Tensor, Tensor]:
+@planned("aten::median.dim", dtypes=SHORT, samples=_rows(), bench=_bench(-1), any_of_equal=True, opinfo=("none",))
+def median_dim(self: Tensor, dim: int, keepdim: bool = False, out: tuple[Tensor, Tensor] | None = None) -> Planned:
     """The lower of the middle elements along dim and where it is; the first nan, if there is one."""
-    return _along(self, MEDIAN, 0, dim, keepdim, out)
+    return _plan_along(Plan("self", "_dim", "_keepdim", out=out), self, MEDIAN, 0, dim, keepdim)
 
 
 def _tensors(dtype: torch.dtype) -> Iterator[Sample]:
@@ -128,12 +133,16 @@ def _tensors(dtype: torch.dtype) -> Iterator[Sample]:
         yield Sample((torch.tensor([3.0, float("nan"), 1.0], dtype=dtype),))
 
 
-@op("aten::median", dtypes=SHORT, samples=_tensors, opinfo=("median",))
-def median(self: Tensor, out: Tensor | None = None) -> Tensor:
+@planned("aten::median", dtypes=SHORT, samples=_tensors, opinfo=("median",))
+def median(self: Tensor, out: Tensor | None = None) -> Planned:
     """The lower of the middle elements, or nan if there is one."""
     n = self.numel()
     if not is_short(n, self.dtype):
         raise Declined(f"{n} elements are too many to be sorted in registers")
-    found = result_buffer(out, (), self.dtype, self.device)
-    _nth(self.contiguous().view(1, n), MEDIAN, 0, found, found.new_empty((), dtype=torch.int64))
-    return found
+    if out is not None:
+        result_buffer(out, (), self.dtype, self.device)
+    plan = Plan("self", out=out)
+    if not self.is_contiguous():
+        plan.do("self = self.contiguous()")
+    found, index = plan.result((), self.dtype, self.device), plan.empty("index", (), torch.int64, self.device)
+    return _plan_nth(plan, Code("self"), (1, n), MEDIAN, 0, found, index, found)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from gems_ops.order.bitonic import LONGEST, sort_short_rows
+from gems_ops.order.bitonic import LONGEST, plan_short_rows
 from gems_ops.order.keys import digit_of, digit_ranks, digit_starts
+from gems_ops.plan import Code, Plan, Planned
 from gems_runtime import LibEntry
 
 WHOLE = 4096  # the longest row
@@ -47,22 +50,37 @@ def is_short(n_cols: int, dtype: torch.dtype) -> bool:
     return n_cols <= LONGEST and dtype.itemsize <= 4
 
 
-def sort_rows(x: Tensor, descending: bool, values: Tensor, indices: Tensor, index: Tensor | None = None) -> None:
-    """Sort x [rows, n_cols], contiguous, of at most WHOLE columns, into values and int64 indices.
+def plan_sorted_rows(
+    plan: Plan, x: Code, like: Tensor, shape: tuple[int, int], n_kept: int, descending: bool, values: Code, indices: Code,
+    index: Code | None = None,
+) -> None:  # fmt: skip
+    """Add the launch that sorts x of this shape, dense, of at most WHOLE columns, into values and int64 indices.
 
-    `index` [rows, n_cols] numbers the elements otherwise than by column. Short rows may be cut: values and indices
-    then are [rows, n_kept].
+    x has the dtype and device of `like`. `index`, of x's shape, numbers the elements otherwise than by column. Short rows
+    may be cut: values and indices then are [rows, n_kept].
     """
-    n_rows, n_cols = x.shape
-    n_kept = values.numel() // n_rows
-    if is_short(n_cols, x.dtype):
-        sort_short_rows(x, descending, values, indices, index, n_kept)
+    n_rows, n_cols = shape
+    if is_short(n_cols, like.dtype):
+        plan_short_rows(plan, x, shape, n_kept, descending, values, indices, index)
         return
     if n_kept != n_cols or n_cols > WHOLE:
         raise ValueError(f"rows of {n_cols} cut to {n_kept}: at most {WHOLE} are sorted, and only short rows are cut")
     block = max(triton.next_power_of_2(n_cols), 16)
-    spare_indices = torch.empty((n_rows, n_cols), dtype=torch.int32, device=x.device)
-    _radix_kernel[(n_rows,)](
-        x, x if index is None else index, values, indices, torch.empty_like(x), spare_indices, n_cols, 2 * x.dtype.itemsize,
+    between = plan.empty("between", shape, like.dtype, like.device), plan.empty("places", shape, torch.int32, like.device)
+    plan.launch(
+        _radix_kernel, (n_rows,),
+        x, x if index is None else index, values, indices, *between, n_cols, 2 * like.dtype.itemsize,
         descending, index is not None, block, num_warps=min(max(block // 256, 1), 8),
     )  # fmt: skip
+
+
+@lru_cache(maxsize=1024)
+def _sorter(n_rows: int, n_cols: int, dtype: torch.dtype, where: torch.device) -> Planned:
+    plan, like = Plan("x", "values", "indices"), torch.empty_strided((), (), dtype=dtype, device=where)
+    plan_sorted_rows(plan, Code("x"), like, (n_rows, n_cols), n_cols, False, Code("values"), Code("indices"))
+    return plan.build("None")
+
+
+def sort_rows(x: Tensor, values: Tensor, indices: Tensor) -> None:
+    """Sort the rows of x, contiguous, of at most WHOLE columns, upwards into values and int64 indices of its shape."""
+    _sorter(*x.shape, x.dtype, x.device)(x, values, indices)

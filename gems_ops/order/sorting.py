@@ -8,9 +8,12 @@ import torch
 import triton
 from torch import Tensor
 
-from gems_ops.op import ALL, BOOL, Declined, Sample, op, result_buffer
-from gems_ops.order.radix import is_short, sort_rows
+from gems_ops.layout import contiguous_strides
+from gems_ops.op import ALL, BOOL, Declined, Sample, planned, result_buffer
+from gems_ops.order.bitonic import plan_short_rows
+from gems_ops.order.radix import is_short, plan_sorted_rows
 from gems_ops.order.select import select_kernel
+from gems_ops.plan import Code, Plan, Planned
 from gems_ops.samples import layouts, values
 from gems_ops.workloads import Workload, random_like
 
@@ -21,11 +24,6 @@ _LEAST_CHUNK, _MOST_K = 512, 2048
 _FEW_ROWS, _LONG_ROW = 512, 65536
 
 
-def matrix(x: Tensor, dim: int) -> Tensor:
-    """x with dim last, contiguous, as a matrix."""
-    return (x.movedim(dim, -1) if x.dim() else x).contiguous().view(-1, x.shape[dim] if x.dim() else 1)
-
-
 def dimension(x: Tensor, dim: int) -> int:
     """How many elements x has along dim. Declines a dim out of range."""
     ndim = max(x.dim(), 1)
@@ -34,16 +32,42 @@ def dimension(x: Tensor, dim: int) -> int:
     return x.shape[dim] if x.dim() else 1
 
 
-def _along(x: Tensor, dim: int, outs: tuple[Tensor, Tensor], rows: Callable[[Tensor, Tensor, Tensor], None]) -> tuple[Tensor, Tensor]:
-    """Let `rows` fill matrices of the results, which are `outs` themselves where dim is the last of dense tensors."""
-    direct = all(t.is_contiguous() and dim in (-1, max(t.dim() - 1, 0)) for t in outs)
-    found = outs if direct else tuple(torch.empty_like(matrix(t, dim)) for t in outs)
-    rows(matrix(x, dim), *found)
-    if not direct:
-        for t, source in zip(outs, found, strict=True):
-            target = t.movedim(dim, -1) if t.dim() else t
-            target.copy_(source.view(target.shape))
-    return outs
+def is_last(x: Tensor, dim: int) -> bool:
+    return dim in (-1, max(x.dim() - 1, 0))
+
+
+def plan_rows(plan: Plan, x: Tensor, dim: int) -> Code:
+    """x, which the plan calls self, dense and with dim last: the rows of a matrix."""
+    if x.is_contiguous() and is_last(x, dim):
+        return Code("self")
+    plan.do("rows = self.movedim({dim}, -1).contiguous()", dim=dim)
+    return Code("rows")
+
+
+def _plan_along(
+    plan: Plan, x: Tensor, dim: int, shape: tuple[int, ...], strides: tuple[int, ...], fill: Callable[[Code, Code, Code], None]
+) -> Planned:
+    """The plan of (values, indices) of this shape, and with these strides where they are new.
+
+    `fill` plans what fills dense rows from those of x. They are the results, where dim is the last of contiguous ones.
+    """
+    dtypes = (x.dtype, torch.int64)
+    for out, dtype in zip(plan.outs, dtypes, strict=False):
+        result_buffer(out, shape, dtype, x.device)
+    rows = plan_rows(plan, x, dim)
+    new = torch.empty_strided(shape, strides, device="meta")
+    if plan.outs:
+        results = [Code("out0"), Code("out1")]
+    else:
+        results = [plan.empty(f"out{i}", shape, dtype, x.device, strides) for i, dtype in enumerate(dtypes)]
+    if is_last(x, dim) and all(t.is_contiguous() for t in plan.outs or (new,)):
+        fill(rows, *results)
+    else:
+        found = [plan.empty(f"found{i}", new.movedim(dim, -1).shape if shape else (), dtype, x.device) for i, dtype in enumerate(dtypes)]
+        fill(rows, *found)
+        for result, dense in zip(results, found, strict=True):
+            plan.do(f"{result}.movedim({{dim}}, -1).copy_({dense})" if shape else f"{result}.copy_({dense})", dim=dim)
+    return plan.build("(out0, out1)")
 
 
 def _specials(dtype: torch.dtype) -> Tensor:
@@ -69,21 +93,25 @@ def _bench_sort(shape: tuple[int, ...], dim: int = -1) -> Workload:
     return Workload("x".join(map(str, shape)) + f" dim {dim}", make)
 
 
-@op(
+@planned(
     "aten::sort.stable", dtypes=frozenset(d for d in ALL if d.itemsize <= 4), samples=_sorts, opinfo=("sort", "argsort", "msort"),
     bench=(_bench_sort((65536, 256)), _bench_sort((8192, 1024)), _bench_sort((512, 8192), 0)),
 )  # fmt: skip
 def sort(
-    self: Tensor, *, stable: bool | None, dim: int = -1, descending: bool = False, out: tuple[Tensor, Tensor] | None = None
-) -> tuple[Tensor, Tensor]:
+    self: Tensor, stable: bool | None, dim: int = -1, descending: bool = False, out: tuple[Tensor, Tensor] | None = None
+) -> Planned:
     """The values in order along dim, nan as the greatest, and where each was. Always stable."""
-    if not is_short(dimension(self, dim), self.dtype):
+    n = dimension(self, dim)
+    if not is_short(n, self.dtype):
         raise Declined("rows this long are sorted faster by ATen")
+    plan, shape = Plan("self", "_stable", "_dim", "_descending", out=out), (self.numel() // n, n)
     # New results keep the order of the dimensions in memory.
-    dtypes = (self.dtype, torch.int64)
-    given = tuple(torch.empty_like(self, dtype=d) for d in dtypes) if out is None else out
-    outs = tuple(result_buffer(t, self.shape, d, self.device) for t, d in zip(given, dtypes, strict=True))
-    return _along(self, dim, outs, lambda x, found, indices: sort_rows(x, descending, found, indices))
+    strides = torch.empty_like(self, device="meta").stride()
+
+    def fill(rows: Code, values: Code, indices: Code) -> None:
+        plan_short_rows(plan, rows, shape, n, descending, values, indices, None)
+
+    return _plan_along(plan, self, dim, tuple(self.shape), strides, fill)
 
 
 def _tops(dtype: torch.dtype) -> Iterator[Sample]:
@@ -113,14 +141,14 @@ def _bench_topk(n_rows: int, n_cols: int, k: int) -> Workload:
     return Workload(f"{n_rows}x{n_cols} k {k}", make)
 
 
-@op(
+@planned(
     # torch.testing's samples have equal elements, of which ATen may give any; test_order_seams.py has ours.
-    "aten::topk", dtypes=ALL - BOOL, samples=_tops, opinfo=("none",),
+    "aten::topk", dtypes=ALL - BOOL, samples=_tops, any_of_equal=True, opinfo=("none",),
     bench=(_bench_topk(8192, 128256, 50), _bench_topk(8192, 8192, 8), _bench_topk(65536, 256, 8), _bench_topk(512, 32000, 1)),
 )  # fmt: skip
 def topk(
     self: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True, out: tuple[Tensor, Tensor] | None = None  # noqa: A002
-) -> tuple[Tensor, Tensor]:
+) -> Planned:
     """The k largest (or smallest) along dim in order, nan as the greatest, and where they were; of equal ones the first."""
     n = dimension(self, dim)
     n_rows = self.numel() // n
@@ -132,20 +160,28 @@ def topk(
     shape = list(self.shape)
     if shape:
         shape[dim] = k
-    given = zip(out or (None, None), (self.dtype, torch.int64), strict=True)
-    outs = tuple(result_buffer(t, shape, dtype, self.device) for t, dtype in given)
-    if short:
-        return _along(self, dim, outs, lambda x, found, indices: sort_rows(x, largest, found, indices))
-    return _along(self, dim, outs, lambda x, found, indices: _select(x, k, largest, found, indices))
+    plan = Plan("self", "_k", "_dim", "_largest", "_sorted", out=out)
+
+    def fill(rows: Code, values: Code, indices: Code) -> None:
+        if short:
+            plan_short_rows(plan, rows, (n_rows, n), k, largest, values, indices, None)
+        else:
+            _plan_selection(plan, rows, self, (n_rows, n), k, largest, values, indices)
+
+    return _plan_along(plan, self, dim, tuple(shape), contiguous_strides(shape), fill)
 
 
-def _select(x: Tensor, k: int, largest: bool, found: Tensor, indices: Tensor) -> None:
-    n_rows, n_cols = x.shape
+def _plan_selection(
+    plan: Plan, rows: Code, like: Tensor, shape: tuple[int, int], k: int, largest: bool, values: Code, indices: Code
+) -> None:
+    """Select the k first of each row, then sort them."""
+    n_rows, n_cols = shape
     chunk = max(_LEAST_CHUNK, triton.next_power_of_2(k))
     spare = triton.next_power_of_2(chunk + k)
-    kept, spare_values = (x.new_empty((n_rows, n)) for n in (k, spare))
-    numbers, spare_indices = (x.new_empty((n_rows, n), dtype=torch.int32) for n in (k, spare))
-    select_kernel[(n_rows,)](
-        x, kept, numbers, spare_values, spare_indices, n_cols, k, largest, chunk, spare, num_warps=chunk // 256
-    )
-    sort_rows(kept, largest, found, indices, numbers)
+    kept, spare_values = (plan.empty(name, (n_rows, n), like.dtype, like.device) for name, n in (("kept", k), ("spare", spare)))
+    numbers, spare_indices = (plan.empty(name, (n_rows, n), torch.int32, like.device) for name, n in (("numbers", k), ("spare_numbers", spare)))
+    plan.launch(
+        select_kernel, (n_rows,), rows, kept, numbers, spare_values, spare_indices, n_cols, k, largest, chunk, spare,
+        num_warps=chunk // 256,
+    )  # fmt: skip
+    plan_sorted_rows(plan, kept, like, (n_rows, k), k, largest, values, indices, numbers)

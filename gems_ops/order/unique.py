@@ -57,7 +57,7 @@ def _distinct(x: Tensor, ordered: bool, inverse: bool, counts: bool) -> tuple[Te
     places = x.new_empty(n, dtype=torch.int64)
     if ordered:
         source = torch.empty_like(flat)
-        sort_rows(flat, False, source, places)
+        sort_rows(flat, source, places)
     else:
         source = flat
     found, which, lengths = runs(source, places if ordered else None, inverse, counts)

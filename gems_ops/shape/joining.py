@@ -1,9 +1,11 @@
-"""cat: tensors copied side by side, up to four in a launch."""
+"""cat: tensors copied side by side, up to twelve in a launch."""
 
 from __future__ import annotations
 
+import linecache
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import triton
@@ -20,7 +22,7 @@ from gems_runtime import LibEntry, device
 
 TILE = 4096  # elements of a program: 16 per thread of 8 warps
 INTERPRETER_TILE = 1 << 16  # the interpreter pays per program, not per element
-GROUP = 4
+GROUP = 12  # the text of a kernel grows with them
 
 
 @triton.jit
@@ -33,24 +35,30 @@ def _copy_tile(x_ptr, out_ptr, n_rows, n_cols, x_stride_row, out_stride_row, BLO
     tl.store(out_ptr + (row * out_stride_row)[:, None] + col[None, :], cast(x, out_ptr.dtype.element_ty), mask=mask)
 
 
-@LibEntry
-@triton.jit
-def _join_kernel(
-    out_ptr, n_rows, out_stride_row,
-    x0_ptr, cols0, stride0, at0, x1_ptr, cols1, stride1, at1,
-    x2_ptr, cols2, stride2, at2, x3_ptr, cols3, stride3, at3,
-    COUNT: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
-):  # fmt: skip
-    """Matrices side by side. Axis 1 of the grid says which one; a branch each keeps what is known of its alignment."""
-    which = tl.program_id(1)
-    if which == 0:
-        _copy_tile(x0_ptr, out_ptr + at0, n_rows, cols0, stride0, out_stride_row, BLOCK_ROWS, BLOCK_COLS)
-    if COUNT > 1 and which == 1:
-        _copy_tile(x1_ptr, out_ptr + at1, n_rows, cols1, stride1, out_stride_row, BLOCK_ROWS, BLOCK_COLS)
-    if COUNT > 2 and which == 2:
-        _copy_tile(x2_ptr, out_ptr + at2, n_rows, cols2, stride2, out_stride_row, BLOCK_ROWS, BLOCK_COLS)
-    if COUNT > 3 and which == 3:
-        _copy_tile(x3_ptr, out_ptr + at3, n_rows, cols3, stride3, out_stride_row, BLOCK_ROWS, BLOCK_COLS)
+def source(count: int) -> str:
+    """The text of a kernel that lays `count` matrices side by side.
+
+    Axis 1 of the grid says which one; a branch each keeps what is known of its alignment.
+    """
+    slots = [f"x{i}_ptr, cols{i}, stride{i}, at{i}" for i in range(count)]
+    parameters = ["out_ptr", "n_rows", "out_stride_row", *slots, "BLOCK_ROWS: tl.constexpr", "BLOCK_COLS: tl.constexpr"]
+    lines = ["which = tl.program_id(1)"]
+    for i in range(count):
+        tile = f"x{i}_ptr, out_ptr + at{i}, n_rows, cols{i}, stride{i}, out_stride_row, BLOCK_ROWS, BLOCK_COLS"
+        lines += [f"if which == {i}:", f"    copy_tile({tile})"]
+    text = "".join(f"    {line}\n" for line in lines)
+    return f"def _join_{count}_kernel({', '.join(parameters)}):\n{text}"
+
+
+@lru_cache(maxsize=None)
+def kernel(count: int) -> LibEntry:
+    """The launchable kernel for so many matrices. Its text can be read in tracebacks and by inspect."""
+    text, name = source(count), f"_join_{count}_kernel"
+    file = f"<gems {__name__}.{name}>"
+    linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
+    scope: dict[str, object] = {"tl": tl, "copy_tile": _copy_tile, "__name__": __name__}
+    exec(compile(text, file, "exec"), scope)  # noqa: S102  our own text
+    return LibEntry(triton.jit(scope[name]))
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,9 @@ class Part:
     at: int
 
     def matrix(self) -> Matrix | None:
-        """The same as rows, if its innermost dimension is dense on both sides and one more is all there is."""
+        """The same as rows, if its innermost dimension is dense on both sides and one more is all there is; or as a column."""
+        if len(self.sizes) == 1 and self.out_strides[0] != 1:
+            return Matrix(self.position, self.sizes[0], 1, self.strides[0], self.out_strides[0], self.at)
         if len(self.sizes) > 2 or self.sizes and (self.strides[-1] != 1 or self.out_strides[-1] != 1):
             return None
         one = [0] * (2 - len(self.sizes))
@@ -161,10 +171,9 @@ def _join(plan: Plan, group: list[Matrix], out: Code) -> None:
     block_cols = min(triton.next_power_of_2(widest), tile)
     block_rows = min(triton.next_power_of_2(rows), tile // block_cols)
     slots = [(Code(f"x[{m.position}]"), m.cols, m.stride, m.at) for m in group]
-    slots += slots[:1] * (GROUP - len(slots))
     plan.launch(
-        _join_kernel, (triton.cdiv(rows, block_rows) * triton.cdiv(widest, block_cols), len(group)),
-        out, rows, group[0].out_stride, *(value for slot in slots for value in slot), len(group), block_rows, block_cols,
+        kernel(len(group)), (triton.cdiv(rows, block_rows) * triton.cdiv(widest, block_cols), len(group)),
+        out, rows, group[0].out_stride, *(value for slot in slots for value in slot), block_rows, block_cols,
         num_warps=max(1, min(8, block_rows * block_cols // 512)),
     )  # fmt: skip
 

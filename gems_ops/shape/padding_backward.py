@@ -25,6 +25,10 @@ from gems_ops.shape.walk import INTERPRETER_TILE, TILE, Rule
 from gems_ops.workloads import Workload, random_like
 from gems_runtime import LibEntry, device
 
+# Of a tile, so that most tiles of a long row have no edge in them and read each place once: rows of 1024 in one tile took
+# 0.5 ms for 64 x 1024 x 1024 of float32, four times what the memory needs (H200, 2026-11-26).
+COLUMNS = 128
+
 
 @triton.jit
 def _places(j, n, before, after, REFLECT: tl.constexpr):
@@ -59,7 +63,10 @@ def _fold_kernel(
 ):  # fmt: skip
     """Rows (n, c, d, h) of w elements, written dense; the strides are the gradient's. Dimensions not padded have size 1."""
     col_blocks = tl.cdiv(n_cols, BLOCK_COLS)
-    pid = tl.program_id(0).to(tl.int64)
+    # int32 throughout: the router lets through no more than 2**31 elements, and three loads of each cost their index arithmetic
+    pid = tl.program_id(0)
+    # int32 throughout: the router lets through less than 2**31 elements, and each of them takes up to nine places to compute
+    pid = tl.program_id(0)
     row = (pid // col_blocks * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS))[:, None]
     w = (pid % col_blocks * BLOCK_COLS + tl.arange(0, BLOCK_COLS))[None, :]
     inside = (row < n_rows) & (w < n_cols)
@@ -101,7 +108,7 @@ def _plan_fold(
     walked = [*strides, *[0] * missing, *grad_output.stride()[-dims:]]
     n_rows, n_cols = prod(lead) * prod(sizes[:-1]), sizes[-1]
     tile = INTERPRETER_TILE if device.interpreted() else TILE
-    block_cols = min(triton.next_power_of_2(n_cols), tile)
+    block_cols = min(triton.next_power_of_2(n_cols), tile if device.interpreted() else COLUMNS)
     block_rows = min(triton.next_power_of_2(n_rows), tile // block_cols)
     plan = Plan("grad_output", "_self", "_padding", out=out)
     result = plan.result(self.shape, self.dtype, self.device)

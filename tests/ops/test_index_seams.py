@@ -62,6 +62,30 @@ def test_compaction_across_blocks(n: int, monkeypatch: pytest.MonkeyPatch) -> No
     assert all(map(torch.equal, ours, native))
 
 
+@pytest.mark.parametrize("shape", [(4097,), (37, 331), (5, 7, 11, 3, 13)])
+@pytest.mark.parametrize("every", [1, 2, 15, 17, 1000, 10**6])
+@pytest.mark.parametrize("dtype", [torch.bool, torch.bfloat16])
+def test_nonzero_of_dense_and_of_sparse_tensors(shape: tuple, every: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer than one in 16: their places come from bits. Several blocks, chunks of places, and the highest bit of a word."""
+    from gems_ops.index import compact
+
+    monkeypatch.setattr(compact, "_KEPT_AS_BITS", 1)
+    monkeypatch.setattr(compact, "CHUNK", 16)
+    monkeypatch.setattr(compact, "device", type("Device", (), {"interpreted": staticmethod(lambda: False)}))
+    launched = []
+    for name in ("_places_kernel", "_few_places_kernel"):
+        kernel = getattr(compact, name)
+        spy = type("Spy", (), {"__getitem__": lambda self, grid, k=kernel, n=name: (launched.append(n), k[grid])[1]})
+        monkeypatch.setattr(compact, name, spy())
+    n = torch.Size(shape).numel()
+    x = ((torch.arange(n, device=HERE) % every == every - 1) | (torch.arange(n, device=HERE) == 31)).view(shape).to(dtype)
+    native = x.nonzero()
+    with flag_gems.use_gems(include=["nonzero"]):
+        ours = x.nonzero()
+    assert torch.equal(ours, native) and ours.stride() == native.stride()
+    assert launched == ["_places_kernel" if len(native) * 16 >= n else "_few_places_kernel"]
+
+
 REFUSED = {
     "masked_scatter": lambda: table().masked_scatter_(table() > 3, at(1, 2).float()),
     "repeat_interleave": lambda: torch.repeat_interleave(at(2, -1, 3)),

@@ -1,4 +1,4 @@
-"""Gradients of padding where tiles meet, and where one element is repeated many times."""
+"""Gradients of padding where tiles meet, and where one element is repeated many times; many tensors side by side."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ CASES = {
 def test_gradients_of_padding_in_several_tiles(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from gems_ops.shape import padding_backward
 
-    monkeypatch.setattr(padding_backward, "INTERPRETER_TILE", 64)
+    monkeypatch.setattr(padding_backward, "TILE", 64)
+    monkeypatch.setattr(padding_backward, "COLUMNS", 16)
+    monkeypatch.setattr(padding_backward, "device", type("Device", (), {"interpreted": staticmethod(lambda: False)}))
     shape, padding, mode = CASES[name]
     # whole numbers, whose sums are exact
     x = torch.zeros(shape, device=HERE).requires_grad_()
@@ -42,3 +44,20 @@ def test_gradients_of_padding_in_several_tiles(name: str, monkeypatch: pytest.Mo
     with flag_gems.use_gems(include=[f"{name}_backward"]):
         assert torch.equal(gradient(), native)
     assert counts.served == served + 1
+
+
+@pytest.mark.parametrize("count, launches", [(1, 1), (9, 1), (12, 1), (13, 2), (25, 3)])
+@pytest.mark.parametrize("dim", [0, 1])
+def test_tensors_are_joined_twelve_at_a_time(count: int, launches: int, dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gems_ops.shape import joining
+
+    launched = []
+    kernel = joining.kernel
+    monkeypatch.setattr(joining, "kernel", lambda n: (launched.append(n), kernel(n))[1])
+    shapes = [(3, i % 5 + 1) if dim else (i % 5 + 1, 3) for i in range(count)]
+    pieces = [torch.arange(100.0 * i, 100.0 * i + a * b, device=HERE).view(a, b) for i, (a, b) in enumerate(shapes)]
+    native = torch.cat(pieces, dim)
+    with flag_gems.use_gems(include=["cat"]):
+        assert torch.equal(torch.cat(pieces, dim), native)
+    if dim:  # rows of different sizes are launches of their own
+        assert launched == [12] * (launches - 1) + [count - 12 * (launches - 1)]
