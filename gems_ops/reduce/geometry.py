@@ -18,6 +18,11 @@ TILE = 4096  # elements of at most 4 bytes
 COLUMNS = 128  # of an outer reduction's tile
 INTERPRETER_TILE = 1 << 16  # the interpreter pays per program and step, not per element
 PROGRAMS_PER_SM = 4
+# Of states of several values a program takes up to 80 registers a thread (Triton 3.6, sm_90): of 8 warps, 3 programs fit
+# a multiprocessor, and a fourth would run after them.
+PROGRAMS_OF_STATES = 3
+WHOLE_ROW = 8192  # elements of a row whose variance one tile holds: read ahead of nothing, it needs no second tile
+LATER_COLUMNS = 32  # of a second stage's tile: 128 bytes, and as many programs as there can be
 MOST_DIMENSIONS = 64  # that ATen reduces
 
 
@@ -136,16 +141,22 @@ def _take(axes: list[Axis], nearest: bool) -> Axis:
     return chosen
 
 
-def tiling(g: Geometry, sm_count: int, interpreted: bool, itemsize: int) -> Tiling:
-    """Tiles that fill the machine, which one multiprocessor stands for in a second stage: that is never split."""
+def tiling(g: Geometry, sm_count: int, interpreted: bool, itemsize: int, states: int = 1) -> Tiling:
+    """Tiles that fill the machine, which one multiprocessor stands for in a second stage: that is never split.
+
+    `states` is how many values a reduction's state has.
+    """
     tile = INTERPRETER_TILE if interpreted else TILE * 4 // max(4, itemsize)
-    want = 1 if interpreted or sm_count == 1 else sm_count * PROGRAMS_PER_SM
+    if states == 3 and not g.columns_first and tile < g.n.size <= WHOLE_ROW:
+        tile = triton.next_power_of_2(g.n.size)
+    later = sm_count == 1
+    want = 1 if interpreted or later else sm_count * (PROGRAMS_PER_SM if states == 1 else PROGRAMS_OF_STATES)
     batches = prod(a.size for a in g.batch)
     n_pow2, col_pow2 = triton.next_power_of_2(g.n.size), triton.next_power_of_2(g.col.size)
     if g.columns_first and not interpreted:
-        block_m = min(col_pow2, COLUMNS)
+        block_m = min(col_pow2, LATER_COLUMNS if later else COLUMNS)
         block_n = min(n_pow2, tile // block_m)
-        block_m = min(col_pow2, tile // block_n)
+        block_m = block_m if later else min(col_pow2, tile // block_n)
     else:
         block_n = min(n_pow2, tile)
         block_m = min(col_pow2, tile // block_n)

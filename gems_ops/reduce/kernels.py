@@ -2,13 +2,14 @@
 
 A tile is [BLOCK_M outputs, BLOCK_N reduced elements]; which of the two has stride 1 decides whether rows or columns
 are read coalesced, the code is the same. Each program keeps a whole tile of states and folds it once; three tiles are
-on their way at once. A first stage writes states, a second one reads them: EACH is "state" there.
+on their way at once. A first stage writes states, a second one reads them: EACH is "state" there. Where it is "distance"
+the first tile is looked at alone: it says what distances are taken from.
 """
 
 import triton
 import triton.language as tl
 
-from gems_ops.reduce.folds import combine, element, finished, fold, start
+from gems_ops.reduce.folds import combine, element, finished, fold, moments_of, origin_of, start
 from gems_runtime import LibEntry
 
 
@@ -42,6 +43,37 @@ def _write(out0_ptr, out1_ptr, out2_ptr, base, at, mask, a, b, c, parameter, FIN
         tl.store(out2_ptr + base + at, c, mask=mask)
 
 
+@triton.jit
+def _count(first, last, n, BLOCK_N: tl.constexpr):
+    """How many elements the steps from `first` to `last` have, a step out of every cdiv(n, BLOCK_N) being shorter."""
+    steps_n = tl.cdiv(n, BLOCK_N)
+    missing = (steps_n.to(tl.int64) * BLOCK_N - n) * (last // steps_n - first // steps_n)
+    return (last - first).to(tl.int64) * BLOCK_N - missing
+
+
+@triton.jit
+def _first_distances(ptr, x_cols, x_n, in_cols, in_n, n, CAST: tl.constexpr, ACC: tl.constexpr, BLOCK_N: tl.constexpr):
+    """The origin of distances, [BLOCK_M, 1], and the distances of the first tile from it with their squares.
+
+    x_n [1, BLOCK_N] are offsets of its elements; `n` are left from the first one on.
+    """
+    mask = in_cols & in_n
+    x = tl.load(ptr + x_cols + x_n, mask=mask, other=0).to(CAST).to(ACC)
+    pivot = tl.load(ptr + x_cols + tl.min(x_n, 1)[:, None], mask=in_cols, other=0).to(CAST).to(ACC)
+    origin = origin_of(x, mask, pivot, tl.minimum(n, BLOCK_N).to(ACC))
+    x = tl.where(mask, x - origin, 0)
+    return origin, x, x * x
+
+
+@triton.jit
+def _folded(a, b, c, origin, count, HOW: tl.constexpr):
+    """`fold`, and what distances from an origin [BLOCK_M, 1] come to."""
+    a, b, c = fold(a, b, c, HOW)
+    if HOW == "distances":
+        a, b, c = moments_of(a, b, tl.sum(origin, 1), tl.zeros_like(a) + count.to(a.dtype))
+    return a, b, c
+
+
 @LibEntry
 @triton.jit
 def _reduce_kernel(
@@ -64,14 +96,21 @@ def _reduce_kernel(
     last = tl.minimum(first + steps_per_split, tl.cdiv(n, BLOCK_N))
     lane = tl.arange(0, BLOCK_N)[None, :]
     a, b, c = start(BLOCK_M, BLOCK_N, ACC, index, HOW)
+    word, count = parameter, _count(first, last, n, BLOCK_N)
+    if EACH == "distance":
+        i = first * BLOCK_N + lane
+        word, a, b = _first_distances(
+            x0_ptr + batch * x_stride_batch, x_cols, i * x_stride_n, in_cols, i < n, n - first * BLOCK_N, CAST, ACC, BLOCK_N
+        )
+        first += 1
     for step in tl.range(first, last, num_stages=3):
         i = step * BLOCK_N + lane
         x, y, z = _read(
-            x0_ptr, x1_ptr, x2_ptr, batch * x_stride_batch, x_cols + i * x_stride_n, in_cols & (i < n), i, parameter,
+            x0_ptr, x1_ptr, x2_ptr, batch * x_stride_batch, x_cols + i * x_stride_n, in_cols & (i < n), i, word,
             CAST, ACC, EACH, HOW,
         )  # fmt: skip
         a, b, c = combine(a, b, c, x, y, z, HOW)
-    a, b, c = fold(a, b, c, HOW)
+    a, b, c = _folded(a, b, c, word, count, HOW)
     base = batch * out_stride_batch + split * out_stride_split
     _write(out0_ptr, out1_ptr, out2_ptr, base, col * out_stride_col, col < n_cols, a, b, c, parameter, FINISH)
 
@@ -105,15 +144,23 @@ def _reduce_strided_kernel(
     last = tl.minimum(first + steps_per_split, steps_n * r0 * r1 * r2)
     lane = tl.arange(0, BLOCK_N)[None, :]
     a, b, c = start(BLOCK_M, BLOCK_N, ACC, index, HOW)
+    word, count = parameter, _count(first, last, n, BLOCK_N)
+    if EACH == "distance":
+        outer = first // steps_n
+        base = x_batch + (outer // (r2 * r1)) * x_r0 + (outer // r2 % r1) * x_r1 + (outer % r2) * x_r2
+        before = (first % steps_n).to(index) * BLOCK_N
+        i = before + lane
+        word, a, b = _first_distances(x0_ptr + base, x_cols, i * x_stride_n, in_cols, i < n, n - before, CAST, ACC, BLOCK_N)
+        first += 1
     for step in tl.range(first, last, num_stages=3):
         outer = step // steps_n
         base = x_batch + (outer // (r2 * r1)) * x_r0 + (outer // r2 % r1) * x_r1 + (outer % r2) * x_r2
         # a position too: those who ask for positions reduce one dimension
         i = (step % steps_n).to(index) * BLOCK_N + lane
         x, y, z = _read(
-            x0_ptr, x1_ptr, x2_ptr, base, x_cols + i * x_stride_n, in_cols & (i < n), i, parameter, CAST, ACC, EACH, HOW
+            x0_ptr, x1_ptr, x2_ptr, base, x_cols + i * x_stride_n, in_cols & (i < n), i, word, CAST, ACC, EACH, HOW
         )
         a, b, c = combine(a, b, c, x, y, z, HOW)
-    a, b, c = fold(a, b, c, HOW)
+    a, b, c = _folded(a, b, c, word, count, HOW)
     base = i0 * out_b0 + i1 * out_b1 + i2 * out_b2 + i3 * out_b3 + split * out_stride_split
     _write(out0_ptr, out1_ptr, out2_ptr, base, col * out_stride_col, col < n_cols, a, b, c, parameter, FINISH)
