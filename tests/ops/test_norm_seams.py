@@ -66,6 +66,7 @@ def test_channels_cut_into_many_programs(monkeypatch: pytest.MonkeyPatch, layout
     monkeypatch.setattr(channels, "TILE", 128)
     monkeypatch.setattr(channels, "CHANNELS", 4)
     monkeypatch.setattr(channels, "LEAST_TILES", 1)
+    monkeypatch.setattr(channels, "sm_count", lambda: 4)
     for dtype in (torch.float32, torch.bfloat16):
         x, grad, weight, bias = (t.to(dtype) for t in (random(3, 6, 11, 7), random(3, 6, 11, 7, seed=1), random(6, seed=2), random(6, seed=3)))
         if layout == "channels_last":
