@@ -21,7 +21,8 @@ PROGRAMS_PER_SM = 4
 # Of states of several values a program takes up to 80 registers a thread (Triton 3.6, sm_90): of 8 warps, 3 programs fit
 # a multiprocessor, and a fourth would run after them.
 PROGRAMS_OF_STATES = 3
-WHOLE_ROW = 8192  # elements of a row whose variance one tile holds: read ahead of nothing, it needs no second tile
+WHOLE_ROW = 8192  # elements of a row that one tile holds where a state has WHOLE_STATES values or more: folding is dear
+WHOLE_STATES = 3
 LATER_COLUMNS = 32  # of a second stage's tile: 128 bytes, and as many programs as there can be
 MOST_DIMENSIONS = 64  # that ATen reduces
 
@@ -147,7 +148,7 @@ def tiling(g: Geometry, sm_count: int, interpreted: bool, itemsize: int, states:
     `states` is how many values a reduction's state has.
     """
     tile = INTERPRETER_TILE if interpreted else TILE * 4 // max(4, itemsize)
-    if states == 3 and not g.columns_first and tile < g.n.size <= WHOLE_ROW:
+    if states >= WHOLE_STATES and not g.columns_first and tile < g.n.size <= WHOLE_ROW:
         tile = triton.next_power_of_2(g.n.size)
     later = sm_count == 1
     want = 1 if interpreted or later else sm_count * (PROGRAMS_PER_SM if states == 1 else PROGRAMS_OF_STATES)

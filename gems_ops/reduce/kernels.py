@@ -1,7 +1,7 @@
 """One reduction kernel in two forms: a short parameter list for the common geometry, a long one for any other.
 
 A tile is [BLOCK_M outputs, BLOCK_N reduced elements]; which of the two has stride 1 decides whether rows or columns
-are read coalesced, the code is the same. Each program keeps a whole tile of states and folds it once; three tiles are
+are read coalesced, the code is the same. Each program keeps a whole tile of states and folds it once; STAGES tiles are
 on their way at once. A first stage writes states, a second one reads them: EACH is "state" there. Where it is "distance"
 the first tile is looked at alone: it says what distances are taken from.
 """
@@ -11,6 +11,8 @@ import triton.language as tl
 
 from gems_ops.reduce.folds import combine, element, finished, fold, moments_of, origin_of, start
 from gems_runtime import LibEntry
+
+STAGES = tl.constexpr(3)  # tiles that are on their way at once
 
 
 @triton.jit
@@ -103,7 +105,7 @@ def _reduce_kernel(
             x0_ptr + batch * x_stride_batch, x_cols, i * x_stride_n, in_cols, i < n, n - first * BLOCK_N, CAST, ACC, BLOCK_N
         )
         first += 1
-    for step in tl.range(first, last, num_stages=3):
+    for step in tl.range(first, last, num_stages=STAGES):
         i = step * BLOCK_N + lane
         x, y, z = _read(
             x0_ptr, x1_ptr, x2_ptr, batch * x_stride_batch, x_cols + i * x_stride_n, in_cols & (i < n), i, word,
@@ -152,7 +154,7 @@ def _reduce_strided_kernel(
         i = before + lane
         word, a, b = _first_distances(x0_ptr + base, x_cols, i * x_stride_n, in_cols, i < n, n - before, CAST, ACC, BLOCK_N)
         first += 1
-    for step in tl.range(first, last, num_stages=3):
+    for step in tl.range(first, last, num_stages=STAGES):
         outer = step // steps_n
         base = x_batch + (outer // (r2 * r1)) * x_r0 + (outer // r2 % r1) * x_r1 + (outer % r2) * x_r2
         # a position too: those who ask for positions reduce one dimension
