@@ -14,7 +14,7 @@ from torch import Tensor
 from gems_ops.layout import INT32_EXTENT, contiguous_strides
 from gems_ops.op import Declined, result_buffer
 from gems_ops.plan import Code, Plan, Planned
-from gems_ops.reduce.geometry import ONE, Geometry, Tiling, geometry, reduced_dims, result_shape, tiling
+from gems_ops.reduce.geometry import ONE, STAGES, Geometry, Tiling, geometry, reduced_dims, result_shape, tiling
 from gems_ops.reduce.kernels import _reduce_kernel, _reduce_strided_kernel
 from gems_runtime import device
 
@@ -135,7 +135,9 @@ def _stage(
             *(a.out for a in b), n.size, n.x, *(a.size for a in r), *(a.x for a in r),
         )  # fmt: skip
         kernel = _reduce_strided_kernel
-    constants = (TL[cast], TL[acc], fold.each, fold.how, fold.finish, wide, t.block_m, t.block_n)
+    # a tile that is alone is not read ahead of anything
+    stages = STAGES if t.steps_per_split > 1 else 1
+    constants = (TL[cast], TL[acc], fold.each, fold.how, fold.finish, wide, t.block_m, t.block_n, stages)
     numbers = (*layout, t.steps_per_split, fold.parameter)
     places = (*(*x, None, None)[:3], *(*out, None, None)[:3])
     # a state of several values needs their registers

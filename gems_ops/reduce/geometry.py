@@ -15,6 +15,7 @@ from gems_ops.layout import collapse
 # within 3 % of the best tile of every workload there. 8192 x 8192, us and share of the copy rate: all float32 64.0 (99 %),
 # bfloat16 34.1 (93 %); rows 62.7 (101 %), 32.5 (98 %); columns 66.5 (95 %), 36.8 (86 %).
 TILE = 4096  # elements of at most 4 bytes
+STAGES = 3  # tiles that are on their way at once
 COLUMNS = 128  # of an outer reduction's tile
 INTERPRETER_TILE = 1 << 16  # the interpreter pays per program and step, not per element
 PROGRAMS_PER_SM = 4

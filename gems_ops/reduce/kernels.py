@@ -12,8 +12,6 @@ import triton.language as tl
 from gems_ops.reduce.folds import combine, element, finished, fold, moments_of, origin_of, start
 from gems_runtime import LibEntry
 
-STAGES = tl.constexpr(3)  # tiles that are on their way at once
-
 
 @triton.jit
 def _read(
@@ -49,20 +47,20 @@ def _write(out0_ptr, out1_ptr, out2_ptr, base, at, mask, a, b, c, parameter, FIN
 def _count(first, last, n, BLOCK_N: tl.constexpr):
     """How many elements the steps from `first` to `last` have, a step out of every cdiv(n, BLOCK_N) being shorter."""
     steps_n = tl.cdiv(n, BLOCK_N)
-    missing = (steps_n.to(tl.int64) * BLOCK_N - n) * (last // steps_n - first // steps_n)
-    return (last - first).to(tl.int64) * BLOCK_N - missing
+    shorter = last // steps_n - first // steps_n
+    return (last - first - shorter).to(tl.int64) * BLOCK_N + shorter.to(tl.int64) * (n - (steps_n - 1) * BLOCK_N)
 
 
 @triton.jit
-def _first_distances(ptr, x_cols, x_n, in_cols, in_n, n, CAST: tl.constexpr, ACC: tl.constexpr, BLOCK_N: tl.constexpr):
-    """The origin of distances, [BLOCK_M, 1], and the distances of the first tile from it with their squares.
-
-    x_n [1, BLOCK_N] are offsets of its elements; `n` are left from the first one on.
-    """
-    mask = in_cols & in_n
-    x = tl.load(ptr + x_cols + x_n, mask=mask, other=0).to(CAST).to(ACC)
-    pivot = tl.load(ptr + x_cols + tl.min(x_n, 1)[:, None], mask=in_cols, other=0).to(CAST).to(ACC)
-    origin = origin_of(x, mask, pivot, tl.minimum(n, BLOCK_N).to(ACC))
+def _first_distances(
+    ptr, x_cols, in_cols, first, n, x_stride_n, CAST: tl.constexpr, ACC: tl.constexpr, BLOCK_N: tl.constexpr
+):
+    """The origin of distances, [BLOCK_M, 1], and the distances of the tile at element `first` from it with their squares."""
+    i = first + tl.arange(0, BLOCK_N)[None, :]
+    mask = in_cols & (i < n)
+    x = tl.load(ptr + x_cols + i * x_stride_n, mask=mask, other=0).to(CAST).to(ACC)
+    pivot = tl.load(ptr + x_cols + first * x_stride_n, mask=in_cols, other=0).to(CAST).to(ACC)
+    origin = origin_of(x, mask, pivot, tl.minimum(n - first, BLOCK_N).to(ACC))
     x = tl.where(mask, x - origin, 0)
     return origin, x, x * x
 
@@ -84,7 +82,7 @@ def _reduce_kernel(
     x_stride_batch, out_stride_batch, out_stride_split,
     n, x_stride_n, steps_per_split, parameter,
     CAST: tl.constexpr, ACC: tl.constexpr, EACH: tl.constexpr, HOW: tl.constexpr, FINISH: tl.constexpr, WIDE: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Outputs are (batch, col), one dimension is reduced. Grid: (batches * blocks of columns, splits)."""
     col_blocks = tl.cdiv(n_cols, BLOCK_M)
@@ -98,12 +96,12 @@ def _reduce_kernel(
     last = tl.minimum(first + steps_per_split, tl.cdiv(n, BLOCK_N))
     lane = tl.arange(0, BLOCK_N)[None, :]
     a, b, c = start(BLOCK_M, BLOCK_N, ACC, index, HOW)
-    word, count = parameter, _count(first, last, n, BLOCK_N)
+    word, count = parameter, 0
     if EACH == "distance":
-        i = first * BLOCK_N + lane
         word, a, b = _first_distances(
-            x0_ptr + batch * x_stride_batch, x_cols, i * x_stride_n, in_cols, i < n, n - first * BLOCK_N, CAST, ACC, BLOCK_N
+            x0_ptr + batch * x_stride_batch, x_cols, in_cols, first * BLOCK_N, n, x_stride_n, CAST, ACC, BLOCK_N
         )
+        count = _count(first, last, n, BLOCK_N)
         first += 1
     for step in tl.range(first, last, num_stages=STAGES):
         i = step * BLOCK_N + lane
@@ -126,7 +124,7 @@ def _reduce_strided_kernel(
     x_b0, x_b1, x_b2, x_b3, out_b0, out_b1, out_b2, out_b3,
     n, x_stride_n, r0, r1, r2, x_r0, x_r1, x_r2, steps_per_split, parameter,
     CAST: tl.constexpr, ACC: tl.constexpr, EACH: tl.constexpr, HOW: tl.constexpr, FINISH: tl.constexpr, WIDE: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """As `_reduce_kernel`, for up to four batch dimensions and three more reduced ones around n."""
     col_blocks = tl.cdiv(n_cols, BLOCK_M)
@@ -146,13 +144,13 @@ def _reduce_strided_kernel(
     last = tl.minimum(first + steps_per_split, steps_n * r0 * r1 * r2)
     lane = tl.arange(0, BLOCK_N)[None, :]
     a, b, c = start(BLOCK_M, BLOCK_N, ACC, index, HOW)
-    word, count = parameter, _count(first, last, n, BLOCK_N)
+    word, count = parameter, 0
     if EACH == "distance":
         outer = first // steps_n
         base = x_batch + (outer // (r2 * r1)) * x_r0 + (outer // r2 % r1) * x_r1 + (outer % r2) * x_r2
-        before = (first % steps_n).to(index) * BLOCK_N
-        i = before + lane
-        word, a, b = _first_distances(x0_ptr + base, x_cols, i * x_stride_n, in_cols, i < n, n - before, CAST, ACC, BLOCK_N)
+        at = (first % steps_n).to(index) * BLOCK_N
+        word, a, b = _first_distances(x0_ptr + base, x_cols, in_cols, at, n, x_stride_n, CAST, ACC, BLOCK_N)
+        count = _count(first, last, n, BLOCK_N)
         first += 1
     for step in tl.range(first, last, num_stages=STAGES):
         outer = step // steps_n
