@@ -34,9 +34,9 @@ class ReduceTiles:
     num_warps: int = 8
     per_sm: int = 4
 
-    def __call__(self, g: geometry.Geometry, sm_count: int, interpreted: bool, itemsize: int) -> geometry.Tiling:
+    def __call__(self, g: geometry.Geometry, sm_count: int, interpreted: bool, itemsize: int, states: int = 1) -> geometry.Tiling:
         if sm_count == 1:
-            return geometry.tiling(g, sm_count, interpreted, itemsize)
+            return geometry.tiling(g, sm_count, interpreted, itemsize, states)
         block_m = min(self.block_m, triton.next_power_of_2(g.col.size))
         block_n = min(self.block_n, triton.next_power_of_2(g.n.size))
         return replace(geometry.cut(g, block_m, block_n, sm_count * self.per_sm), num_warps=self.num_warps)

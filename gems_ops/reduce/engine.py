@@ -14,7 +14,7 @@ from torch import Tensor
 from gems_ops.layout import INT32_EXTENT, contiguous_strides
 from gems_ops.op import Declined, result_buffer
 from gems_ops.plan import Code, Plan, Planned
-from gems_ops.reduce.geometry import ONE, Geometry, Tiling, geometry, reduced_dims, result_shape, tiling
+from gems_ops.reduce.geometry import ONE, STAGES, Geometry, Tiling, geometry, reduced_dims, result_shape, tiling
 from gems_ops.reduce.kernels import _reduce_kernel, _reduce_strided_kernel
 from gems_runtime import device
 
@@ -29,7 +29,7 @@ SM_COUNT_UNKNOWN = 132  # of an H100 or H200, where kernels are compiled for a t
 _POSITIONS = ("argmax", "argmin")
 # Where the values of a state are read or written, one to three; None for those that nobody wants.
 Places = tuple[Code | None, ...]
-_STATES = {"both": 2, "argmax": 2, "argmin": 2, "logsum": 2, "moments": 3}
+_STATES = {"both": 2, "argmax": 2, "argmin": 2, "logsum": 2, "distances": 3, "moments": 3}
 
 
 @functools.cache
@@ -53,7 +53,8 @@ class Fold:
 
     def stages(self) -> tuple[Fold, Fold]:
         """The same reduction in two: elements to states, states to results."""
-        return Fold(self.how, self.each, "state", self.parameter), Fold(self.how, "state", self.finish, self.parameter)
+        merge = "moments" if self.how == "distances" else self.how
+        return Fold(self.how, self.each, "state", self.parameter), Fold(merge, "state", self.finish, self.parameter)
 
     def accumulator(self, dtype: torch.dtype) -> torch.dtype:
         """The type that elements of `dtype` are added or compared in."""
@@ -102,7 +103,7 @@ def launch(plan: Plan, x: Places, out: Places, g: Geometry, fold: Fold, cast: to
     """Plan the launches for one geometry."""
     if fold.finish == "mean":
         fold = replace(fold, parameter=g.n_reduced)
-    t = tiling(g, sm_count(), device.interpreted(), cast.itemsize)
+    t = tiling(g, sm_count(), device.interpreted(), cast.itemsize, _STATES.get(fold.how, 1))
     acc = fold.accumulator(cast)
     wide = g.extent > INT32_EXTENT
     if t.splits == 1:
@@ -134,7 +135,9 @@ def _stage(
             *(a.out for a in b), n.size, n.x, *(a.size for a in r), *(a.x for a in r),
         )  # fmt: skip
         kernel = _reduce_strided_kernel
-    constants = (TL[cast], TL[acc], fold.each, fold.how, fold.finish, wide, t.block_m, t.block_n)
+    # a tile that is alone is not read ahead of anything
+    stages = STAGES if t.steps_per_split > 1 else 1
+    constants = (TL[cast], TL[acc], fold.each, fold.how, fold.finish, wide, t.block_m, t.block_n, stages)
     numbers = (*layout, t.steps_per_split, fold.parameter)
     places = (*(*x, None, None)[:3], *(*out, None, None)[:3])
     # a state of several values needs their registers

@@ -15,9 +15,16 @@ from gems_ops.layout import collapse
 # within 3 % of the best tile of every workload there. 8192 x 8192, us and share of the copy rate: all float32 64.0 (99 %),
 # bfloat16 34.1 (93 %); rows 62.7 (101 %), 32.5 (98 %); columns 66.5 (95 %), 36.8 (86 %).
 TILE = 4096  # elements of at most 4 bytes
+STAGES = 3  # tiles that are on their way at once
 COLUMNS = 128  # of an outer reduction's tile
 INTERPRETER_TILE = 1 << 16  # the interpreter pays per program and step, not per element
 PROGRAMS_PER_SM = 4
+# Of states of several values a program takes up to 80 registers a thread (Triton 3.6, sm_90): of 8 warps, 3 programs fit
+# a multiprocessor, and a fourth would run after them.
+PROGRAMS_OF_STATES = 3
+WHOLE_ROW = 8192  # elements of a row that one tile holds where a state has WHOLE_STATES values or more: folding is dear
+WHOLE_STATES = 3
+LATER_COLUMNS = 32  # of a second stage's tile: 128 bytes, and as many programs as there can be
 MOST_DIMENSIONS = 64  # that ATen reduces
 
 
@@ -136,16 +143,22 @@ def _take(axes: list[Axis], nearest: bool) -> Axis:
     return chosen
 
 
-def tiling(g: Geometry, sm_count: int, interpreted: bool, itemsize: int) -> Tiling:
-    """Tiles that fill the machine, which one multiprocessor stands for in a second stage: that is never split."""
+def tiling(g: Geometry, sm_count: int, interpreted: bool, itemsize: int, states: int = 1) -> Tiling:
+    """Tiles that fill the machine, which one multiprocessor stands for in a second stage: that is never split.
+
+    `states` is how many values a reduction's state has.
+    """
     tile = INTERPRETER_TILE if interpreted else TILE * 4 // max(4, itemsize)
-    want = 1 if interpreted or sm_count == 1 else sm_count * PROGRAMS_PER_SM
+    if states >= WHOLE_STATES and not g.columns_first and tile < g.n.size <= WHOLE_ROW:
+        tile = triton.next_power_of_2(g.n.size)
+    later = sm_count == 1
+    want = 1 if interpreted or later else sm_count * (PROGRAMS_PER_SM if states == 1 else PROGRAMS_OF_STATES)
     batches = prod(a.size for a in g.batch)
     n_pow2, col_pow2 = triton.next_power_of_2(g.n.size), triton.next_power_of_2(g.col.size)
     if g.columns_first and not interpreted:
-        block_m = min(col_pow2, COLUMNS)
+        block_m = min(col_pow2, LATER_COLUMNS if later else COLUMNS)
         block_n = min(n_pow2, tile // block_m)
-        block_m = min(col_pow2, tile // block_n)
+        block_m = block_m if later else min(col_pow2, tile // block_n)
     else:
         block_n = min(n_pow2, tile)
         block_m = min(col_pow2, tile // block_n)

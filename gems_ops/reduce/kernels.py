@@ -1,14 +1,15 @@
 """One reduction kernel in two forms: a short parameter list for the common geometry, a long one for any other.
 
 A tile is [BLOCK_M outputs, BLOCK_N reduced elements]; which of the two has stride 1 decides whether rows or columns
-are read coalesced, the code is the same. Each program keeps a whole tile of states and folds it once; three tiles are
-on their way at once. A first stage writes states, a second one reads them: EACH is "state" there.
+are read coalesced, the code is the same. Each program keeps a whole tile of states and folds it once; STAGES tiles are
+on their way at once. A first stage writes states, a second one reads them: EACH is "state" there. Where it is "distance"
+the first tile is looked at alone: it says what distances are taken from.
 """
 
 import triton
 import triton.language as tl
 
-from gems_ops.reduce.folds import combine, element, finished, fold, start
+from gems_ops.reduce.folds import combine, element, finished, fold, moments_of, origin_of, start
 from gems_runtime import LibEntry
 
 
@@ -42,6 +43,37 @@ def _write(out0_ptr, out1_ptr, out2_ptr, base, at, mask, a, b, c, parameter, FIN
         tl.store(out2_ptr + base + at, c, mask=mask)
 
 
+@triton.jit
+def _count(first, last, n, BLOCK_N: tl.constexpr):
+    """How many elements the steps from `first` to `last` have, a step out of every cdiv(n, BLOCK_N) being shorter."""
+    steps_n = tl.cdiv(n, BLOCK_N)
+    shorter = last // steps_n - first // steps_n
+    return (last - first - shorter).to(tl.int64) * BLOCK_N + shorter.to(tl.int64) * (n - (steps_n - 1) * BLOCK_N)
+
+
+@triton.jit
+def _first_distances(
+    ptr, x_cols, in_cols, first, n, x_stride_n, CAST: tl.constexpr, ACC: tl.constexpr, BLOCK_N: tl.constexpr
+):
+    """The origin of distances, [BLOCK_M, 1], and the distances of the tile at element `first` from it with their squares."""
+    i = first + tl.arange(0, BLOCK_N)[None, :]
+    mask = in_cols & (i < n)
+    x = tl.load(ptr + x_cols + i * x_stride_n, mask=mask, other=0).to(CAST).to(ACC)
+    pivot = tl.load(ptr + x_cols + first * x_stride_n, mask=in_cols, other=0).to(CAST).to(ACC)
+    origin = origin_of(x, mask, pivot, tl.minimum(n - first, BLOCK_N).to(ACC))
+    x = tl.where(mask, x - origin, 0)
+    return origin, x, x * x
+
+
+@triton.jit
+def _folded(a, b, c, origin, count, HOW: tl.constexpr):
+    """`fold`, and what distances from an origin [BLOCK_M, 1] come to."""
+    a, b, c = fold(a, b, c, HOW)
+    if HOW == "distances":
+        a, b, c = moments_of(a, b, tl.sum(origin, 1), tl.zeros_like(a) + count.to(a.dtype))
+    return a, b, c
+
+
 @LibEntry
 @triton.jit
 def _reduce_kernel(
@@ -50,7 +82,7 @@ def _reduce_kernel(
     x_stride_batch, out_stride_batch, out_stride_split,
     n, x_stride_n, steps_per_split, parameter,
     CAST: tl.constexpr, ACC: tl.constexpr, EACH: tl.constexpr, HOW: tl.constexpr, FINISH: tl.constexpr, WIDE: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Outputs are (batch, col), one dimension is reduced. Grid: (batches * blocks of columns, splits)."""
     col_blocks = tl.cdiv(n_cols, BLOCK_M)
@@ -64,14 +96,21 @@ def _reduce_kernel(
     last = tl.minimum(first + steps_per_split, tl.cdiv(n, BLOCK_N))
     lane = tl.arange(0, BLOCK_N)[None, :]
     a, b, c = start(BLOCK_M, BLOCK_N, ACC, index, HOW)
-    for step in tl.range(first, last, num_stages=3):
+    word, count = parameter, 0
+    if EACH == "distance":
+        word, a, b = _first_distances(
+            x0_ptr + batch * x_stride_batch, x_cols, in_cols, first * BLOCK_N, n, x_stride_n, CAST, ACC, BLOCK_N
+        )
+        count = _count(first, last, n, BLOCK_N)
+        first += 1
+    for step in tl.range(first, last, num_stages=STAGES):
         i = step * BLOCK_N + lane
         x, y, z = _read(
-            x0_ptr, x1_ptr, x2_ptr, batch * x_stride_batch, x_cols + i * x_stride_n, in_cols & (i < n), i, parameter,
+            x0_ptr, x1_ptr, x2_ptr, batch * x_stride_batch, x_cols + i * x_stride_n, in_cols & (i < n), i, word,
             CAST, ACC, EACH, HOW,
         )  # fmt: skip
         a, b, c = combine(a, b, c, x, y, z, HOW)
-    a, b, c = fold(a, b, c, HOW)
+    a, b, c = _folded(a, b, c, word, count, HOW)
     base = batch * out_stride_batch + split * out_stride_split
     _write(out0_ptr, out1_ptr, out2_ptr, base, col * out_stride_col, col < n_cols, a, b, c, parameter, FINISH)
 
@@ -85,7 +124,7 @@ def _reduce_strided_kernel(
     x_b0, x_b1, x_b2, x_b3, out_b0, out_b1, out_b2, out_b3,
     n, x_stride_n, r0, r1, r2, x_r0, x_r1, x_r2, steps_per_split, parameter,
     CAST: tl.constexpr, ACC: tl.constexpr, EACH: tl.constexpr, HOW: tl.constexpr, FINISH: tl.constexpr, WIDE: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """As `_reduce_kernel`, for up to four batch dimensions and three more reduced ones around n."""
     col_blocks = tl.cdiv(n_cols, BLOCK_M)
@@ -105,15 +144,23 @@ def _reduce_strided_kernel(
     last = tl.minimum(first + steps_per_split, steps_n * r0 * r1 * r2)
     lane = tl.arange(0, BLOCK_N)[None, :]
     a, b, c = start(BLOCK_M, BLOCK_N, ACC, index, HOW)
-    for step in tl.range(first, last, num_stages=3):
+    word, count = parameter, 0
+    if EACH == "distance":
+        outer = first // steps_n
+        base = x_batch + (outer // (r2 * r1)) * x_r0 + (outer // r2 % r1) * x_r1 + (outer % r2) * x_r2
+        at = (first % steps_n).to(index) * BLOCK_N
+        word, a, b = _first_distances(x0_ptr + base, x_cols, in_cols, at, n, x_stride_n, CAST, ACC, BLOCK_N)
+        count = _count(first, last, n, BLOCK_N)
+        first += 1
+    for step in tl.range(first, last, num_stages=STAGES):
         outer = step // steps_n
         base = x_batch + (outer // (r2 * r1)) * x_r0 + (outer // r2 % r1) * x_r1 + (outer % r2) * x_r2
         # a position too: those who ask for positions reduce one dimension
         i = (step % steps_n).to(index) * BLOCK_N + lane
         x, y, z = _read(
-            x0_ptr, x1_ptr, x2_ptr, base, x_cols + i * x_stride_n, in_cols & (i < n), i, parameter, CAST, ACC, EACH, HOW
+            x0_ptr, x1_ptr, x2_ptr, base, x_cols + i * x_stride_n, in_cols & (i < n), i, word, CAST, ACC, EACH, HOW
         )
         a, b, c = combine(a, b, c, x, y, z, HOW)
-    a, b, c = fold(a, b, c, HOW)
+    a, b, c = _folded(a, b, c, word, count, HOW)
     base = i0 * out_b0 + i1 * out_b1 + i2 * out_b2 + i3 * out_b3 + split * out_stride_split
     _write(out0_ptr, out1_ptr, out2_ptr, base, col * out_stride_col, col < n_cols, a, b, c, parameter, FINISH)

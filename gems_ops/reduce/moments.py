@@ -1,4 +1,5 @@
-"""Variances, standard deviations and means: one pass, by Welford's update in every lane and Chan's rule between them."""
+"""Variances, standard deviations and means: one pass over distances from the mean of each program's first tile, and Chan's
+rule between programs."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ def _planned(finish: str, with_mean: bool, x: Tensor, dim: object, correction: N
         raise Declined("ATen warns that no degree of freedom is left")
     plan = Plan("x", "_dim", "_correction", "_keepdim", out=out)
     results = (x.dtype, x.dtype if with_mean else None)
-    return plan_reduction(plan, x, dim, keepdim, Fold("moments", finish=finish, parameter=float(correction)), x.dtype, results)
+    return plan_reduction(plan, x, dim, keepdim, Fold("distances", "distance", finish, float(correction)), x.dtype, results)
 
 
 def _plan_var(x: Tensor, dim: object, correction: Number | None, keepdim: bool, out: Tensor | None = None) -> Planned:

@@ -61,15 +61,13 @@ def _forward(
     running, n = _running(running_mean, running_var, training), x.shape[1]
     affine = Affine(1, n, None if weight is None else Code("weight"), None if bias is None else Code("bias"))
     y = plan.empty("y", x.shape, x.dtype, x.device, x.stride())
-    shape = (n,) if training or saves_constants else (0,)
-    saved = tuple(plan.empty(name, shape, _statistics_dtype(x, parameters), x.device, (1,)) for name in ("mean", "rstd"))
+    shape, dtype = (n,) if training or saves_constants else (0,), _statistics_dtype(x, parameters)
+    saved = tuple(plan.empty(name, shape, dtype, x.device, (1,)) for name in ("mean", "rstd"))
     if training:
-        mean, rstd = plan_moments(plan, x, c, saved, running, Code("momentum"), Code("eps"))
+        mean, rstd = plan_moments(plan, x, c, saved, dtype, running, Code("momentum"), Code("eps"))
         plan_affine(plan, c, affine, mean, rstd, y)
-        return plan
-    if saves_constants:
-        plan.do("mean.copy_(running_mean); {rsqrt}(running_var.to(rstd.dtype) + eps, out=rstd)", rsqrt=torch.rsqrt)
-    plan_affine(plan, c, affine, *running, y, variance_eps=Code("eps"))
+    else:
+        plan_affine(plan, c, affine, *running, y, variance_eps=Code("eps"), saved=saved if saves_constants else None)
     return plan
 
 
@@ -96,7 +94,7 @@ def _backward(
         results.append(plan.empty(name, *like) if want else None)
     affine = Affine(1, n, dense(plan, "weight", weight))
     plan_channel_gradient(
-        plan, x, c, strided_like(grad, c, tuple(x.shape)), affine, *scale, results,
+        plan, x, c, strided_like(grad, c, tuple(x.shape)), affine, *scale, results, parameters,
         constant=not train, variance_eps=None if train else Code("eps"),
     )  # fmt: skip
     return plan.build(", ".join(str(r) for r in results))
@@ -132,7 +130,8 @@ def _problems(dtype: torch.dtype) -> Iterator[tuple[Tensor, torch.dtype]]:
         yield samples.values(shape, dtype), dtype
     yield samples.values((2, 3, 4, 5), dtype).to(memory_format=torch.channels_last), dtype
     yield samples.values((3, 2, 300), dtype, 95.0, 105.0), dtype  # far from 0
-    yield samples.values((2, 9, 40, 30), dtype), dtype  # several programs
+    yield samples.values((9, 5, 40, 30), dtype), dtype  # several programs for a channel
+    yield samples.values((3, 70, 30, 4), dtype).to(memory_format=torch.channels_last), dtype  # several blocks of channels
     if dtype in (torch.float16, torch.bfloat16):
         yield samples.values((2, 3, 4, 5), dtype), torch.float32
 

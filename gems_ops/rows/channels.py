@@ -25,9 +25,11 @@ from gems_ops.rows.channel_kernels import (
 from gems_ops.rows.norm import plan_column_sums
 
 TILE = 4096  # elements: 16 for each thread of 8 warps
-_CHANNELS = 64  # of a tile where they are neighbours in memory: 128 bytes of a 2-byte type
+CHANNELS = 64  # of a tile where they are neighbours in memory: 128 bytes of a 2-byte type
 _PROGRAMS_PER_SM = 4
 _MOST_SPLITS = 512
+LEAST_TILES = 8  # of a split: few more tiles cost less than a second launch
+STAGES = 3  # tiles that are on their way at once
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Channels:
         if self.strides[2] == 1:
             block_l = min(inner, TILE // 4)
             return min(channels, max(1, TILE // 2 // block_l)), block_l
-        block_m = min(channels, _CHANNELS)
+        block_m = min(channels, CHANNELS)
         return block_m, min(inner, TILE // block_m)
 
     @property
@@ -61,7 +63,7 @@ class Channels:
     @property
     def splits(self) -> tuple[int, int]:
         """Programs that share a block of channels, and tiles of each."""
-        wanted = max(1, min(_PROGRAMS_PER_SM * sm_count() // self.blocks, self.steps // 2, _MOST_SPLITS))
+        wanted = max(1, min(_PROGRAMS_PER_SM * sm_count() // self.blocks, self.steps // LEAST_TILES, _MOST_SPLITS))
         each = triton.cdiv(self.steps, wanted)
         return triton.cdiv(self.steps, each), each
 
@@ -93,65 +95,85 @@ def _same(shape: tuple[int, ...], a: tuple[int, ...], b: tuple[int, ...]) -> boo
 
 
 def plan_moments(
-    plan: Plan, x: Tensor, c: Channels, saved: tuple[Code, Code] | None, running: tuple[Code, Code] | None,
+    plan: Plan, x: Tensor, c: Channels, saved: tuple[Code, Code], saved_dtype: torch.dtype, running: tuple[Code, Code] | None,
     momentum: object, eps: object,
 ) -> tuple[Code, Code]:  # fmt: skip
-    """Plan mean and 1 / deviation of every channel, also as `saved`; gives the names of those in full precision."""
+    """Plan mean and 1 / deviation of every channel as `saved`; gives the names of those in full precision."""
     channels, precise = c.sizes[1], opmath(x.dtype)
     splits, each = c.splits
-    means, squares, counts = (plan.empty(n, (splits, channels), precise, x.device) for n in ("means", "squares", "counts"))
-    mean, rstd = (plan.empty(n, (channels,), precise, x.device) for n in ("wide_mean", "wide_rstd"))
+    mean, rstd = saved
+    if saved_dtype != precise:
+        mean, rstd = (plan.empty(n, (channels,), precise, x.device) for n in ("wide_mean", "wide_rstd"))
+    results = (mean, rstd, *(saved if saved_dtype != precise else (None, None)), *(running or (None, None)))
+    parts = plan.empty("parts", (3, splits, channels), precise, x.device) if splits > 1 else None
     plan.launch(
-        _channel_moments_kernel, (c.blocks, splits), Code("x"), means, squares, counts,
-        *c.sizes, *c.strides, each, *c.tile, num_warps=8,
+        _channel_moments_kernel, (c.blocks, splits), Code("x"), parts, *(results if splits == 1 else (None,) * 6),
+        *c.sizes, *c.strides, each, momentum, eps, *c.tile, STAGES, num_warps=8,
     )  # fmt: skip
-    padded = triton.next_power_of_2(splits)
-    block = min(triton.next_power_of_2(channels), max(1, 2048 // padded))
-    plan.launch(
-        _finish_moments_kernel, (triton.cdiv(channels, block),), means, squares, counts,
-        *(saved or (None, None)), mean, rstd, *(running or (None, None)), channels, splits, momentum, eps, padded, block,
-    )  # fmt: skip
+    if splits > 1:
+        padded = triton.next_power_of_2(splits)
+        block = min(triton.next_power_of_2(channels), max(1, 2048 // padded))
+        plan.launch(
+            _finish_moments_kernel, (triton.cdiv(channels, block),), parts, *results,
+            channels, splits, momentum, eps, padded, block,
+        )  # fmt: skip
     return mean, rstd
 
 
 def plan_affine(
-    plan: Plan, c: Channels, affine: Affine, mean: Code, scale: Code, y: Code, variance_eps: object | None = None
-) -> None:
-    """Plan y from x. With `variance_eps`, `scale` is a variance."""
+    plan: Plan, c: Channels, affine: Affine, mean: Code, scale: Code, y: Code, variance_eps: object | None = None,
+    saved: tuple[Code, Code] | None = None,
+) -> None:  # fmt: skip
+    """Plan y from x. With `variance_eps`, `scale` is a variance. Mean and 1 / deviation are written to `saved`, too."""
     eps = 0.0 if variance_eps is None else variance_eps
     plan.launch(
         _channel_affine_kernel, (c.blocks * c.steps,), Code("x"), mean, scale, affine.weight, affine.bias, y,
-        *c.sizes, *c.strides, affine.n_weights, eps, affine.shared, variance_eps is not None, *c.tile, num_warps=8,
+        *(saved or (None, None)), *c.sizes, *c.strides, affine.n_weights, eps,
+        affine.shared, variance_eps is not None, *c.tile, num_warps=8,
     )  # fmt: skip
 
 
 def plan_channel_gradient(
     plan: Plan, x: Tensor, c: Channels, grad: Channels, affine: Affine, mean: Code, scale: Code, results: list[Code | None],
-    constant: bool = False, variance_eps: object | None = None,
+    results_dtype: torch.dtype, constant: bool = False, variance_eps: object | None = None,
 ) -> None:  # fmt: skip
     """Plan dx, dweight and dbias, those that are not None; `constant` statistics do not depend on x."""
-    splits, each = c.splits
-    channels, precise = c.sizes[1], opmath(x.dtype)
     dx, *vectors = results
     eps = 0.0 if variance_eps is None else variance_eps
     tail = (affine.shared, variance_eps is not None, *c.tile)
-    parts: list[Code | None] = [None, None]
+    batch, channels, inner = c.sizes
+    along = level = None
     if not constant or vectors != [None, None]:
-        parts = [plan.empty(n, (splits, channels), precise, x.device) for n in ("dweight_parts", "dbias_parts")]
+        splits, each = c.splits
+        # what is a result already need not be summed again
+        final = affine.n_weights == channels and results_dtype == opmath(x.dtype)
+        ready = [v if final else None for v in vectors]
+        sums = _sums(plan, x, ready, (1, channels)) if splits == 1 else _sums(plan, x, [None, None], (splits, channels))
         plan.launch(
-            _channel_sums_kernel, (c.blocks, splits), Code("grad"), Code("x"), mean, scale, *parts,
-            *c.sizes, *grad.strides, *c.strides, eps, each, *tail, num_warps=8,
+            _channel_sums_kernel, (c.blocks, splits), Code("grad"), Code("x"), mean, scale, *sums,
+            *c.sizes, *grad.strides, *c.strides, eps, each, *tail, STAGES, num_warps=8,
         )  # fmt: skip
+        if not constant and affine.shared > 1:
+            along, level = _plan_coefficients(plan, x, c, affine, sums, splits)
+        elif splits > 1 and (final or not constant):
+            parts, sums, splits = sums, _sums(plan, x, ready, (1, channels), "total"), 1
+            plan_column_sums(plan, parts, sums, c.splits[0], channels)
+        if not constant and affine.shared == 1:
+            along, level = sums
+        if not (final and splits == 1):
+            wanted = [part if v is not None else None for part, v in zip(sums, vectors, strict=True)]
+            plan_column_sums(plan, wanted, vectors, splits * channels // affine.n_weights, affine.n_weights)
     if dx is not None:
-        along = level = None
-        if not constant:
-            along, level = _plan_coefficients(plan, x, c, affine, parts, splits)
         plan.launch(
-            _channel_gradient_kernel, (c.blocks * c.steps,),
-            Code("grad"), Code("x"), mean, scale, affine.weight, along, level, dx, *c.sizes, *grad.strides, *c.strides, affine.n_weights, eps, *tail, num_warps=8,
+            _channel_gradient_kernel, (c.blocks * c.steps,), Code("grad"), Code("x"), mean, scale, affine.weight, along, level, dx,
+            *c.sizes, *grad.strides, *c.strides, affine.n_weights, batch * inner, eps, *tail, num_warps=8,
         )  # fmt: skip
-    wanted = [part if v is not None else None for part, v in zip(parts, vectors, strict=True)]
-    plan_column_sums(plan, wanted, vectors, splits * channels // affine.n_weights, affine.n_weights)
+
+
+def _sums(plan: Plan, x: Tensor, ready: list[Code | None], shape: tuple[int, int], name: str = "parts") -> list[Code]:
+    """Places for two sums of each channel and split: results that are `ready` to take them, else new ones."""
+    names = (f"dweight_{name}", f"dbias_{name}")
+    return [r or plan.empty(n, shape, opmath(x.dtype), x.device) for n, r in zip(names, ready, strict=True)]
 
 
 def _plan_coefficients(plan: Plan, x: Tensor, c: Channels, affine: Affine, parts: list[Code | None], splits: int) -> list[Code]:

@@ -8,8 +8,11 @@ import triton
 import triton.language as tl
 
 from gems_ops.reduce.folds import finished
-from gems_ops.scan.steps import column, combine, element, identity, scanned, total
+from gems_ops.scan.steps import column, combine, element, identity, log_sums, scanned, total
 from gems_runtime import LibEntry
+
+# How far below the largest element the logarithms of sums may begin: they are then rounded as numbers of this size are.
+NEAR = tl.constexpr(10.0)
 
 
 @triton.jit
@@ -80,13 +83,20 @@ def _scan_kernel(
     first = tl.program_id(1).to(index) * part
     if not WHOLE:
         a, b = _before(a_ptr, b_ptr, rows, n_rows, ACC, HOW, index, BLOCK_R, BLOCK_P)
+    elif HOW == "logsum":
+        a, b = element(tl.zeros((BLOCK_R, 1), ACC), rows[:, None] < 0, first, ACC, HOW)
     for start in tl.range(first, first + BLOCK_N if WHOLE else tl.minimum(first + part, n), BLOCK_N, num_stages=STAGES):
         i = start + lane
         ok = in_rows & (i < n)
         x, y = element(tl.load(x_rows + i * x_stride, mask=ok, other=0).to(CAST), ok, i, ACC, HOW)
-        x, y = scanned(x, y, HOW)
+        if HOW == "logsum":
+            lead = tl.load(x_rows + start * x_stride, mask=in_rows, other=0).to(CAST).to(ACC)
+            x, y = log_sums(x, y, lead, a, b, in_rows, NEAR)
+        else:
+            x, y = scanned(x, y, HOW)
+            if not WHOLE:
+                x, y = combine(a, b, x, y, HOW)
         if not WHOLE:
-            x, y = combine(a, b, x, y, HOW)
             a = column(x, lane == BLOCK_N - 1)
             if len(y.shape) == 2:
                 b = column(y, lane == BLOCK_N - 1)

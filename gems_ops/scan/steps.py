@@ -70,11 +70,27 @@ def scanned(x, y, HOW: tl.constexpr):
         return tl.associative_scan(x, 1, folds.times), y
     elif HOW == "latest_max":
         return tl.associative_scan((x, y), 1, latest_max)
-    elif HOW == "latest_min":
-        return tl.associative_scan((x, y), 1, latest_min)
     else:
-        tl.static_assert(HOW == "logsum", "unknown scan")
-        return tl.associative_scan((x, y), 1, folds.logsum)
+        tl.static_assert(HOW == "latest_min", "unknown scan")
+        return tl.associative_scan((x, y), 1, latest_min)
+
+
+@triton.jit
+def log_sums(x, y, first, a, b, ok, NEAR: tl.constexpr):
+    """The states [R, N] of "logsum" scanned, after (a, b) [R, 1]. `first` [R, 1] is each row's first element here.
+
+    As the sums up to each of exponentials of distances from the largest element, one for each, where no sum is so small
+    that they round: exp(-NEAR) or more. Else, and where a row has no largest element, state by state.
+    """
+    high = tl.maximum(tl.max(x, 1)[:, None], a)
+    near = (high - tl.maximum(first, a) <= NEAR) | (ok == 0)
+    if tl.min(near.to(tl.int32)) == 1:
+        y = tl.associative_scan(tl.exp(x - high), 1, add) + b * tl.exp(a - high)
+        x = tl.zeros_like(x) + high
+    else:
+        x, y = tl.associative_scan((x, y), 1, folds.logsum)
+        x, y = folds.logsum(a, b, x, y)
+    return x, y
 
 
 @triton.jit

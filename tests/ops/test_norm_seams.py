@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -9,6 +11,7 @@ from torch import Tensor
 
 import flag_gems
 from gems_ops.register import counters, reset_counters
+from gems_ops.rows import channels
 from gems_runtime import device
 
 
@@ -53,3 +56,39 @@ def test_a_mean_far_from_0_costs_no_precision(name: str) -> None:
     with flag_gems.use_gems():
         ours = (function(x).cpu() - truth).abs().max()
     assert ours <= 1.5 * native + 1e-5, (ours, native)
+
+
+@pytest.mark.parametrize("mask", [(True, True, True), (True, False, False), (False, True, False)])
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "groups", "groups of one"])
+def test_channels_cut_into_many_programs(monkeypatch: pytest.MonkeyPatch, layout: str, train: bool, mask: tuple[bool, ...]) -> None:
+    """Splits, blocks of channels and a last short tile, with parameters as wide as the sums and narrower."""
+    monkeypatch.setattr(channels, "TILE", 128)
+    monkeypatch.setattr(channels, "CHANNELS", 4)
+    monkeypatch.setattr(channels, "LEAST_TILES", 1)
+    monkeypatch.setattr(channels, "sm_count", lambda: 4)
+    for dtype in (torch.float32, torch.bfloat16):
+        x, grad, weight, bias = (t.to(dtype) for t in (random(3, 6, 11, 7), random(3, 6, 11, 7, seed=1), random(6, seed=2), random(6, seed=3)))
+        if layout == "channels_last":
+            x, grad = (t.to(memory_format=torch.channels_last) for t in (x, grad))
+        run = partial(group_norm_and_gradient, groups=6 if "one" in layout else 2) if "groups" in layout else batch_norm_and_gradient
+        want = run(*(t.float() for t in (x, grad, weight, bias)), train=train, mask=mask)
+        with flag_gems.use_gems():
+            got = run(x, grad, weight, bias, train=train, mask=mask)
+        for ours, truth in zip(got, want, strict=True):
+            bound = {"rtol": 2e-2, "atol": 4e-2} if dtype == torch.bfloat16 else {"rtol": 1e-4, "atol": 1e-4}
+            torch.testing.assert_close(ours, truth, check_dtype=False, **bound)
+
+
+def group_norm_and_gradient(x: Tensor, grad: Tensor, weight: Tensor, bias: Tensor, groups: int, train: bool, mask: tuple) -> list:
+    sizes = (3, 6, 77, groups)
+    y, mean, rstd = torch.native_group_norm(x, weight, bias, *sizes, 1e-5)
+    return [y, mean, rstd, *torch.ops.aten.native_group_norm_backward(grad, x, mean, rstd, weight, *sizes, mask)]
+
+
+def batch_norm_and_gradient(x: Tensor, grad: Tensor, weight: Tensor, bias: Tensor, train: bool, mask: tuple) -> list:
+    mean, var = torch.zeros_like(weight), torch.ones_like(weight)
+    y, *saved = torch.native_batch_norm(x, weight, bias, mean, var, train, 0.1, 1e-5)
+    statistics = (t.float() for t in torch.native_batch_norm(x, weight, bias, None, None, True, 0.1, 1e-5)[1:])
+    backward = torch.ops.aten.native_batch_norm_backward
+    return [y, mean, var, *(saved if train else []), *backward(grad, x, weight, mean, var, *statistics, train, 1e-5, mask)]

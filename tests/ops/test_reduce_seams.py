@@ -48,14 +48,16 @@ def force_small_tiles(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Tiles of 64 elements on a pretended machine of 4 multiprocessors; gives the number of splits of each plan."""
     splits = []
 
-    def tiling(g: geometry.Geometry, sm_count: int, interpreted: bool, itemsize: int) -> geometry.Tiling:
-        t = real(g, 4 if sm_count > 1 else 1, False, 4)
+    def tiling(g: geometry.Geometry, sm_count: int, interpreted: bool, itemsize: int, states: int = 1) -> geometry.Tiling:
+        t = real(g, 4 if sm_count > 1 else 1, False, 4, states)
         splits.append(t.splits)
         return t
 
     real = geometry.tiling
     monkeypatch.setattr(geometry, "TILE", 64)
     monkeypatch.setattr(geometry, "COLUMNS", 4)
+    monkeypatch.setattr(geometry, "LATER_COLUMNS", 4)
+    monkeypatch.setattr(geometry, "WHOLE_ROW", 64)
     monkeypatch.setattr(engine, "tiling", tiling)
     monkeypatch.setattr(engine, "sm_count", lambda: 4)
     return splits
@@ -147,3 +149,23 @@ def test_equal_elements_have_no_variance(small_tiles: list[int], size: int) -> N
 def test_two_runs_give_the_same_bits(small_tiles: list[int], run: Callable[[Tensor], Tensor]) -> None:
     x = numbers((2, 500))
     assert torch.equal(run(x), run(x))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_variance_far_from_zero(small_tiles: list[int], shape: str) -> None:
+    """Sums of squares would leave nothing of it in float32, nor would distances from an outlier."""
+    sizes, dim = SHAPES[shape]
+    dim = dim or list(range(len(sizes)))
+    x = numbers(sizes) + 3000
+    torch.testing.assert_close(moments.var(x, dim).double(), x.double().var(dim), rtol=1e-4, atol=0)
+    x.view(-1)[0] = -1e6
+    torch.testing.assert_close(moments.var(x, dim).double(), x.double().var(dim), rtol=1e-4, atol=0)
+    assert max(small_tiles) > 1
+
+
+def test_infinite_elements_leave_no_mean(small_tiles: list[int]) -> None:
+    x = numbers((3, 500))
+    x[1, 3], x[2, 400] = float("inf"), float("-inf")
+    got = moments.var_mean(x, [1])
+    for t in got:
+        assert t[0].isfinite() and t[1:].isnan().all()

@@ -88,3 +88,18 @@ def test_whole_numbers_do_not_round(parts: list[int]) -> None:
 def test_two_runs_give_the_same_bits(parts: list[int]) -> None:
     x = torch.randn(1, 400, generator=torch.Generator().manual_seed(0))
     assert torch.equal(cumulative.cumsum(x, 1), cumulative.cumsum(x, 1)) and max(parts) > 1
+
+
+INF = float("inf")
+RISING = torch.linspace(-60, 60, 300)
+
+
+@pytest.mark.parametrize("row", [
+    RISING, RISING.flip(0), RISING * 3, RISING / 60, torch.where(RISING < 0, -INF, RISING / 60), torch.full((300,), -INF),
+    torch.where(RISING.abs() < 1, INF, 0.0), torch.where(RISING.abs() < 1, float("nan"), 0.0), torch.where(RISING < -59, -30.0, 0.0),
+])  # fmt: skip
+def test_logcumsumexp_far_from_the_largest_element(parts: list[int], row: Tensor) -> None:
+    """Sums of exponentials of distances from one element of a tile would vanish, or have no such element."""
+    x = torch.stack([row, torch.zeros(300)])
+    got, want = cumulative.logcumsumexp(x, 1), torch.logcumsumexp(x.double(), 1)
+    torch.testing.assert_close(got, want.float(), rtol=3e-6, atol=3e-6, equal_nan=True)
