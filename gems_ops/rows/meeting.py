@@ -112,8 +112,11 @@ def take_place(counters_ptr, parts):
 
 @triton.jit
 def publish(ptr, group, part, parts, x):
-    """Write this part's numbers, [R]."""
-    tl.store(ptr + (group * parts + part) * x.shape[0] + tl.arange(0, x.shape[0]), x)
+    """Write this part's numbers, [R], or its number."""
+    if x.type.is_block():
+        tl.store(ptr + (group * parts + part) * x.shape[0] + tl.arange(0, x.shape[0]), x)
+    else:
+        tl.store(ptr + group * parts + part, x)
 
 
 @triton.jit

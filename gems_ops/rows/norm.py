@@ -17,6 +17,7 @@ from gems_ops.op import Declined
 from gems_ops.plan import Code, Plan
 from gems_ops.promote import opmath
 from gems_ops.reduce.engine import sm_count
+from gems_ops.rows.meeting import Share, Shares, meeting, plan_meeting
 from gems_ops.rows.norm_kernels import (
     _add_columns_kernel,
     _long_norm_gradient_kernel,
@@ -25,6 +26,8 @@ from gems_ops.rows.norm_kernels import (
     _norm_gradient_kernel,
     _norm_kernel,
 )
+from gems_ops.rows.norm_meeting import _shared_norm_kernel
+from gems_ops.rows.tiling import Rows
 from gems_runtime import device
 
 # Longest row that a program holds in registers: 64 elements a thread of 16 warps forward; backward holds four such
@@ -32,6 +35,9 @@ from gems_runtime import device
 WHOLE = 32768
 WHOLE_GRADIENT = 8192
 LONG_BLOCK = 8192
+# Columns up to which rows of these types are one program's; beyond, and in other types beyond WHOLE, programs share them.
+ALONE = {torch.float16: 16384, torch.bfloat16: 16384}
+SHARES = Shares((Share(8192, 8, 4), Share(16384, 16, 2)))
 LONG_GRADIENT_BLOCK = 4096
 TILE = 2048  # elements of a program where rows are short
 # Each leaves one row of sums for the gradients of weight and bias. Three stages, two rows read ahead, are what hides
@@ -138,7 +144,18 @@ def plan_norm(
     x, residual, x_row, residual_row = norm.rows(plan)
     n, n_rows = norm.n, norm.n_rows
     strides = (x_row, residual_row, n if y_row is None else y_row, n if total_row is None else total_row)
-    arguments = (x, residual, *norm.vectors(plan), y, total, mean, rstd, n_rows, n, *strides, eps, norm.center)
+    tensors = (x, residual, *norm.vectors(plan), y, total, mean, rstd)
+    if n > ALONE.get(norm.x.dtype, WHOLE):
+        m = meeting(Rows(n_rows, n, 1), (x_row, 0, 1), norm.x.dtype, SHARES)
+        if m is not None:
+            places = plan_meeting(plan, m, norm.x.device, *(("level", "rest") if norm.center else ()), "square")
+            places = places if norm.center else (places[0], None, None, places[1])
+            plan.launch(
+                _shared_norm_kernel, (m.programs,), *tensors, *places, n_rows, n, m.parts, *strides, eps,
+                norm.center, m.padded_parts, m.block_n, **m.share.options,
+            )  # fmt: skip
+            return
+    arguments = (*tensors, n_rows, n, *strides, eps, norm.center)
     if n > WHOLE:
         plan.launch(_long_norm_kernel, (n_rows,), *arguments, 1, LONG_BLOCK, num_warps=16)
         return

@@ -1,0 +1,79 @@
+"""Kernels of layer norm and RMS norm whose long rows are held by programs that meet; see `norm_kernels` for the arguments."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from gems_ops.rows.access import over, widen
+from gems_ops.rows.meeting import meet, publish, published, take_place
+from gems_runtime import LibEntry
+
+
+@triton.jit
+def _gather(ptr, group, parts, PARTS: tl.constexpr):
+    """What the parts of one row have published, [PARTS]."""
+    return tl.reshape(published(ptr, group, parts, 0.0, 1, PARTS), (PARTS,))
+
+
+@triton.jit
+def _gather_moments(level_ptr, rest_ptr, square_ptr, group, part, parts, n, PARTS: tl.constexpr, BLOCK: tl.constexpr):
+    """From this part's level to the row's mean, the mean itself and the mean square distance from it.
+
+    Of each part there are a level, and the sums of its elements' distances from it and of their squares. Everything is
+    counted from a level nearby, so that a mean far from 0 costs no precision.
+    """
+    places = tl.arange(0, PARTS)
+    counts = tl.minimum(tl.maximum(n - places * BLOCK, 0), BLOCK).to(tl.float32)
+    levels, rests = _gather(level_ptr, group, parts, PARTS), _gather(rest_ptr, group, parts, PARTS)
+    shift = tl.sum(tl.where(places == 0, levels, 0.0))
+    away = tl.where(places < parts, levels - shift, 0.0)
+    distance = over(tl.sum(counts * away + rests), n)
+    steps = distance - away  # from each part's level to the mean
+    squares = _gather(square_ptr, group, parts, PARTS) + steps * (counts * steps - 2 * rests)
+    return tl.sum(tl.where(places == part, steps, 0.0)), shift + distance, tl.maximum(over(tl.sum(squares), n), 0.0)
+
+
+@LibEntry
+@triton.jit
+def _shared_norm_kernel(
+    x_ptr, residual_ptr, weight_ptr, bias_ptr, y_ptr, sum_ptr, mean_ptr, rstd_ptr,
+    counters_ptr, level_ptr, rest_ptr, square_ptr,
+    n_rows, n, parts, x_row, residual_row, y_row, sum_row, eps,
+    CENTER: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """One part of one row a program."""
+    row, part = take_place(counters_ptr, parts)
+    col = part * BLOCK + tl.arange(0, BLOCK)
+    mask = col < n
+    x = widen(tl.load(x_ptr + row * x_row + col, mask=mask, other=0))
+    if residual_ptr is not None:
+        x += widen(tl.load(residual_ptr + row * residual_row + col, mask=mask, other=0))
+    if sum_ptr is not None:
+        total = x.to(sum_ptr.dtype.element_ty)
+        tl.store(sum_ptr + row * sum_row + col, total, mask=mask)
+        x = widen(total)
+    if CENTER:
+        level = over(tl.sum(x), min(n - part * BLOCK, BLOCK))
+        x = tl.where(mask, x - level, 0.0)
+        publish(level_ptr, row, part, parts, level)
+        publish(rest_ptr, row, part, parts, tl.sum(x))
+    publish(square_ptr, row, part, parts, tl.sum(x * x))
+    meet(counters_ptr, row, parts, 1)
+    if CENTER:
+        step, mean, variance = _gather_moments(level_ptr, rest_ptr, square_ptr, row, part, parts, n, PARTS, BLOCK)
+        x -= step
+    else:
+        variance = over(tl.sum(_gather(square_ptr, row, parts, PARTS)), n)
+    rstd = 1 / tl.sqrt(variance + eps)
+    y = x * rstd
+    if weight_ptr is not None:
+        y *= widen(tl.load(weight_ptr + col, mask=mask, other=0))
+    if bias_ptr is not None:
+        y += widen(tl.load(bias_ptr + col, mask=mask, other=0))
+    tl.store(y_ptr + row * y_row + col, y.to(y_ptr.dtype.element_ty), mask=mask)
+    if part == 0:
+        if mean_ptr is not None:  # a layer norm's
+            tl.store(mean_ptr + row, mean.to(mean_ptr.dtype.element_ty))
+        if rstd_ptr is not None:
+            tl.store(rstd_ptr + row, rstd.to(rstd_ptr.dtype.element_ty))
