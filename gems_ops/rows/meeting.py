@@ -69,6 +69,11 @@ class Meeting:
         return self.groups * self.parts
 
     @property
+    def resident(self) -> int:
+        """Programs that the device holds at least."""
+        return self.share.resident * sm_count()
+
+    @property
     def padded_parts(self) -> int:
         return triton.next_power_of_2(self.parts)
 
@@ -78,17 +83,21 @@ def meeting(rows: Rows, strides: RowStrides, dtype: torch.dtype, shares: Shares)
 
     None where they must not, or where there are too few to fill the device.
     """
-    if dtype == torch.float64 or not _may_wait():
-        return None
     across = rows.n_rows >= 32 and lie_across(rows, strides)
-    block_r = 32 if across else 1
     for share in shares.across if across else shares.along:
-        block_n = share.elements // block_r
-        m = Meeting(share, block_r, block_n, triton.cdiv(rows.n_rows, block_r), triton.cdiv(rows.n_cols, block_n))
-        if 1 < m.parts <= share.resident * sm_count() // _KERNELS:
+        m = meeting_of(rows, dtype, share, 32 if across else 1)
+        if m is not None:
             # Few rows are read twice from the second cache, by more programs.
             return m if m.programs >= 4 * sm_count() else None
     return None
+
+
+def meeting_of(rows: Rows, dtype: torch.dtype, share: Share, block_r: int) -> Meeting | None:
+    """How programs meet in such parts of block_r rows; None where they must not."""
+    block_n = share.elements // block_r
+    m = Meeting(share, block_r, block_n, triton.cdiv(rows.n_rows, block_r), triton.cdiv(rows.n_cols, block_n))
+    fits = 1 < m.parts <= m.resident // _KERNELS
+    return m if fits and dtype != torch.float64 and _may_wait() else None
 
 
 def _may_wait() -> bool:
@@ -96,11 +105,11 @@ def _may_wait() -> bool:
     return not device.interpreted() and device.identity().vendor == "nvidia"
 
 
-def plan_meeting(plan: Plan, m: Meeting, where: torch.device, *names: str) -> tuple[Code, ...]:
-    """Allocate counters, which start at 0, and for each name the float32 numbers of all parts."""
+def plan_meeting(plan: Plan, m: Meeting, where: torch.device, *names: str, places: int = 1) -> tuple[Code, ...]:
+    """Allocate counters, which start at 0, and for each name the float32 numbers of all parts, in so many places."""
     counters = plan.empty("counters", (_ARRIVALS.value + m.groups,), torch.int32, where)
     fill_dense(plan, counters, _ARRIVALS.value + m.groups, torch.int32, 0)
-    return counters, *(plan.empty(name, (m.programs, m.block_r), torch.float32, where) for name in names)
+    return counters, *(plan.empty(name, (places * m.programs, m.block_r), torch.float32, where) for name in names)
 
 
 @triton.jit

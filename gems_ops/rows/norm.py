@@ -6,7 +6,7 @@ one of them. No atomics: gradients of weight and bias have the same bits on ever
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import torch
@@ -17,7 +17,7 @@ from gems_ops.op import Declined
 from gems_ops.plan import Code, Plan
 from gems_ops.promote import opmath
 from gems_ops.reduce.engine import sm_count
-from gems_ops.rows.meeting import Share, Shares, meeting, plan_meeting
+from gems_ops.rows.meeting import Meeting, Share, Shares, meeting, meeting_of, plan_meeting
 from gems_ops.rows.norm_kernels import (
     _add_columns_kernel,
     _long_norm_gradient_kernel,
@@ -26,7 +26,7 @@ from gems_ops.rows.norm_kernels import (
     _norm_gradient_kernel,
     _norm_kernel,
 )
-from gems_ops.rows.norm_meeting import _shared_norm_kernel
+from gems_ops.rows.norm_meeting import _shared_norm_gradient_kernel, _shared_norm_kernel
 from gems_ops.rows.tiling import Rows
 from gems_runtime import device
 
@@ -39,6 +39,8 @@ LONG_BLOCK = 8192
 ALONE = {torch.float16: 16384, torch.bfloat16: 16384}
 SHARES = Shares((Share(8192, 8, 4), Share(16384, 16, 2)))
 LONG_GRADIENT_BLOCK = 4096
+# Programs that share rows backward hold several of them: what they keep for each column, they then keep for fewer columns.
+GRADIENT_SHARE, GRADIENT_ROWS = Share(8192, 8, 2), 4
 TILE = 2048  # elements of a program where rows are short
 # Each leaves one row of sums for the gradients of weight and bias. Three stages, two rows read ahead, are what hides
 # the wait for memory: 109 us instead of 150 with two stages or none (16384 x 4096, bfloat16, H200).
@@ -202,6 +204,14 @@ def plan_gradient(
             _norm_gradient_kernel, (programs,), *inputs, weight, mean, rstd, around, results[0], *parts,
             *strides, *tail, rows, block, GRADIENT_STAGES, num_warps=_warps(rows * block, 512),
         )  # fmt: skip
+    elif (m := _gradient_meeting(norm, wanted, saved=rstd is not None)) is not None:
+        programs = m.groups
+        parts = _parts(plan, norm, wanted, programs)
+        counters, *places = plan_meeting(plan, m, norm.x.device, "product", "total", "square", places=2)
+        plan.launch(
+            _shared_norm_gradient_kernel, (m.programs,), *inputs, weight, mean, rstd, around, results[0], *parts, counters, *places,
+            *strides[:2], m.parts, m.groups, *strides[2:], *tail, m.padded_parts, m.block_r, m.block_n, **m.share.options,
+        )  # fmt: skip
     else:
         mean, rstd = _plan_long_dx(plan, norm, (*inputs, weight, mean, rstd, around, results[0]), (*strides, *tail))
         width = _interpreted_columns(n) if device.interpreted() else COLUMNS
@@ -213,6 +223,14 @@ def plan_gradient(
                 _norm_columns_kernel, (blocks, programs), *inputs, mean, rstd, *parts, *strides, COLUMN_ROWS, width, num_warps=8
             )
     plan_column_sums(plan, parts, results[1:], programs, n)
+
+
+def _gradient_meeting(norm: Norm, wanted: tuple[bool, bool, bool], saved: bool) -> Meeting | None:
+    """How programs meet over long rows, each with all the rows that it can have; None where they cannot."""
+    if not wanted[0] or norm.center and not saved:
+        return None
+    m = meeting_of(Rows(norm.n_rows, norm.n, 1), norm.x.dtype, GRADIENT_SHARE, GRADIENT_ROWS)
+    return m and replace(m, groups=min(m.groups, m.resident // m.parts))
 
 
 def _plan_long_dx(plan: Plan, norm: Norm, tensors: tuple, numbers: tuple) -> tuple[Code | None, Code]:

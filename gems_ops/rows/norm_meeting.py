@@ -5,8 +5,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from gems_ops.rows.access import over, widen
+from gems_ops.rows.access import load_rows, over, widen
 from gems_ops.rows.meeting import meet, publish, published, take_place
+from gems_ops.rows.norm_kernels import _load_columns, _load_statistic, _load_sum, _store_gradient
 from gems_runtime import LibEntry
 
 
@@ -77,3 +78,63 @@ def _shared_norm_kernel(
             tl.store(mean_ptr + row, mean.to(mean_ptr.dtype.element_ty))
         if rstd_ptr is not None:
             tl.store(rstd_ptr + row, rstd.to(rstd_ptr.dtype.element_ty))
+
+
+@LibEntry
+@triton.jit
+def _shared_norm_gradient_kernel(
+    grad_ptr, x_ptr, residual_ptr, weight_ptr, mean_ptr, rstd_ptr, dsum_ptr, dx_ptr, dweight_ptr, dbias_ptr,
+    counters_ptr, product_ptr, total_ptr, square_ptr,
+    n_rows, n, parts, groups, grad_row, x_row, residual_row, dsum_row, eps,
+    CENTER: tl.constexpr, SAVED: tl.constexpr, PARTS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """dx of ROWS rows at a time, and for each group one row of sums for the gradients of weight and bias.
+
+    A program stays with its columns and goes from rows to rows. A layer norm must have SAVED its statistics.
+    Outside the mask x may be anything finite: there the gradient is 0.
+    """
+    group, part = take_place(counters_ptr, parts)
+    col = part * BLOCK + tl.arange(0, BLOCK)
+    weight = _load_columns(weight_ptr, col, n, 1.0)
+    dweight, dbias = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
+    times = 0
+    for block in range(group, tl.cdiv(n_rows, ROWS), groups):
+        row = block * ROWS + tl.arange(0, ROWS)
+        in_rows = row < n_rows
+        mask = in_rows[:, None] & (col < n)[None, :]
+        x = _load_sum(x_ptr, residual_ptr, row, x_row, residual_row, col, mask, False)  # [ROWS, BLOCK]
+        grad = load_rows(grad_ptr, row, grad_row, col, mask)
+        # Others may still read what they were told a round ago: two places take turns.
+        place = group * 2 + times % 2
+        times += 1
+        # What is held while others are waited for is few registers: x and one product of the gradient, not two.
+        if SAVED:
+            rstd = _load_statistic(rstd_ptr, row, in_rows)
+            if CENTER:
+                x -= _load_statistic(mean_ptr, row, in_rows)[:, None]
+            x *= rstd[:, None]
+            dweight += tl.sum(grad * x, 0)
+            dbias += tl.sum(grad, 0)
+            grad *= weight
+            if CENTER:
+                publish(total_ptr, place, part, parts, tl.sum(grad, 1))
+            publish(product_ptr, place, part, parts, tl.sum(grad * x, 1))
+            meet(counters_ptr, group, parts, times)
+            product = tl.sum(published(product_ptr, place, parts, 0.0, ROWS, PARTS), 1)
+        else:
+            publish(square_ptr, place, part, parts, tl.sum(x * x, 1))
+            publish(product_ptr, place, part, parts, tl.sum(grad * x * weight, 1))
+            meet(counters_ptr, group, parts, times)
+            rstd = 1 / tl.sqrt(over(tl.sum(published(square_ptr, place, parts, 0.0, ROWS, PARTS), 1), n) + eps)
+            product = tl.sum(published(product_ptr, place, parts, 0.0, ROWS, PARTS), 1) * rstd
+            x *= rstd[:, None]
+            dweight += tl.sum(grad * x, 0)
+            grad *= weight
+        dx = grad - x * over(product, n)[:, None]
+        if CENTER:
+            dx -= over(tl.sum(published(total_ptr, place, parts, 0.0, ROWS, PARTS), 1), n)[:, None]
+        _store_gradient(dx_ptr, dsum_ptr, dx * rstd[:, None], row, dsum_row, n, col, mask)
+    if dweight_ptr is not None:
+        tl.store(dweight_ptr + group * n + col, dweight, mask=col < n)
+    if dbias_ptr is not None:
+        tl.store(dbias_ptr + group * n + col, dbias, mask=col < n)
