@@ -19,7 +19,7 @@ from gems_runtime import LibEntry
 
 _MOST = 32768  # elements of a tile: 64 for each of 512 threads
 # Of longer rows: 32 elements for each thread.
-_SHARES = Shares((Share(8192, 8, 4), Share(16384, 16, 2)), (Share(8192, 8, 3), Share(16384, 16, 1)))
+_SHARES = Shares((Share(8192, 8, 4), Share(16384, 16, 2)), (Share(8192, 8, 3), Share(16384, 16, 2)))
 # Columns up to which rows of these types are one program's.
 _ALONE = {torch.float16: 16384, torch.bfloat16: 16384}
 

@@ -20,6 +20,7 @@ from gems_runtime import LibEntry
 _MOST = 16384  # elements of a tile, of which a program holds two
 # Of longer rows: 2 x 16 elements for each thread.
 _SHARES = Shares((Share(8192, 16, 2),), (Share(8192, 16, 2),))
+_ALONE = 16384  # columns up to which a row is one program's
 
 
 @triton.jit
@@ -196,17 +197,17 @@ def _plan(grad: Tensor, y: Tensor, dim: int, input_dtype: torch.dtype, out: Tens
     t = tiling(rows, y_strides, _MOST)
     tensors, sizes = (Code("grad"), Code("output"), dx), (rows.n_rows, rows.n_cols)
     strides = (rows.inner, *grad_strides, *y_strides, *dx_strides)
-    if t.whole:
-        grid, blocks = (t.programs,), (log, t.block_r, t.block_n)
-        plan.launch(_whole_gradient_kernel, grid, *tensors, *sizes, *strides, *blocks, num_warps=t.num_warps)
-        return plan.build(result)
-    m = meeting(rows, y_strides, grad.dtype, _SHARES)
+    m = None if t.whole and rows.n_cols <= _ALONE else meeting(rows, y_strides, grad.dtype, _SHARES)
     if m is not None:
         places = plan_meeting(plan, m, grad.device, "total")
         blocks = (log, m.padded_parts, m.block_r, m.block_n)
         plan.launch(
             _shared_gradient_kernel, (m.programs,), *tensors, *places, *sizes, m.parts, *strides, *blocks, **m.share.options
         )
+        return plan.build(result)
+    if t.whole:
+        grid, blocks = (t.programs,), (log, t.block_r, t.block_n)
+        plan.launch(_whole_gradient_kernel, grid, *tensors, *sizes, *strides, *blocks, num_warps=t.num_warps)
         return plan.build(result)
     blocks = (t.splits, triton.next_power_of_2(t.splits), t.block_r, t.block_n)
     total = dx  # not read by a program that has its rows to itself
