@@ -7,7 +7,8 @@ start, whatever order that is. The programs of a row whose last place is taken a
 filled may wait, for programs that start as soon as others end: those of finished rows, of this kernel or of another. What
 must not happen is that rows being filled occupy the whole device. The registers of a program are bounded so that the device
 holds a number of them that is known, and a row has at most an eighth of that many parts: more than eight such kernels
-would have to run at the same moment, on as many streams, each stopped within a row.
+would have to run at the same moment, on as many streams, each stopped within a row; or one, on a partition of the device of
+less than an eighth of its multiprocessors.
 
 Results do not depend on who comes first: each program reads the parts of its row and combines them in their order.
 """
@@ -35,7 +36,7 @@ _ARRIVALS = tl.constexpr(32)
 
 @dataclass(frozen=True)
 class Share:
-    """A part of a row, or of 32 neighbouring ones: its program, and how many of those a multiprocessor holds at least."""
+    """A part of a row, or of several: its program, and how many of those a multiprocessor holds at least."""
 
     elements: int
     num_warps: int
@@ -53,6 +54,7 @@ class Shares:
 
     along: tuple[Share, ...]
     across: tuple[Share, ...] = ()
+    rows: int = 1  # along the memory, in one share
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,9 @@ def meeting(rows: Rows, strides: RowStrides, dtype: torch.dtype, shares: Shares)
 
     None where they must not, or where there are too few to fill the device.
     """
-    across = rows.n_rows >= 32 and lie_across(rows, strides)
+    across = rows.n_rows >= _ACROSS and lie_across(rows, strides)
     for share in shares.across if across else shares.along:
-        m = meeting_of(rows, dtype, share, _ACROSS if across else 1)
+        m = meeting_of(rows, dtype, share, _ACROSS if across else shares.rows)
         if m is not None:
             # Few rows are read twice from the second cache, by more programs.
             return m if m.programs >= 4 * sm_count() else None
@@ -122,11 +124,8 @@ def take_place(counters_ptr, parts):
 
 @triton.jit
 def publish(ptr, group, part, parts, x):
-    """Write this part's numbers, [R], or its number."""
-    if x.type.is_block():
-        tl.store(ptr + (group * parts + part) * x.shape[0] + tl.arange(0, x.shape[0]), x)
-    else:
-        tl.store(ptr + group * parts + part, x)
+    """Write this part's numbers, [R]."""
+    tl.store(ptr + (group * parts + part) * x.shape[0] + tl.arange(0, x.shape[0]), x)
 
 
 @triton.jit

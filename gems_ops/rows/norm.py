@@ -37,14 +37,14 @@ WHOLE_GRADIENT = 8192
 LONG_BLOCK = 8192
 # Columns up to which rows of these types are one program's; beyond, and in other types beyond WHOLE, programs share them.
 ALONE = {torch.float16: 16384, torch.bfloat16: 16384}
-SHARES = Shares((Share(8192, 8, 4), Share(16384, 16, 2)))
+SHARES = Shares((Share(8192, 8, 4),), rows=2)  # weight and bias are read, and held, for two rows at a time
 LONG_GRADIENT_BLOCK = 4096
 # Programs that share rows backward hold several of them: what they keep for each column, they then keep for fewer columns.
 GRADIENT_SHARE, GRADIENT_ROWS = Share(8192, 8, 2), 4
-TILE = 2048  # elements of a program where rows are short
+TILE, WARP = 2048, 512  # elements of a program where rows are short, and of a warp of it
 # Each leaves one row of sums for the gradients of weight and bias. Three stages, two rows read ahead, are what hides
 # the wait for memory: 109 us instead of 150 with two stages or none (16384 x 4096, bfloat16, H200).
-PROGRAMS_PER_SM = 2
+PROGRAMS_PER_SM, SHORT_PROGRAMS_PER_SM = 2, 2
 GRADIENT_STAGES = 3
 COLUMN_ROWS, COLUMNS = 16, 256  # of a tile that sums over the rows of long ones
 PARTS = 32  # rows of sums that the second stage reads at once
@@ -154,7 +154,7 @@ def plan_norm(
             places = places if norm.center else (places[0], None, None, places[1])
             plan.launch(
                 _shared_norm_kernel, (m.programs,), *tensors, *places, n_rows, n, m.parts, *strides, eps,
-                norm.center, m.padded_parts, m.block_n, **m.share.options,
+                norm.center, m.padded_parts, m.block_r, m.block_n, **m.share.options,
             )  # fmt: skip
             return
     arguments = (*tensors, n_rows, n, *strides, eps, norm.center)
@@ -163,7 +163,7 @@ def plan_norm(
         return
     block = triton.next_power_of_2(n)
     rows = _rows_per_program(n_rows, block)
-    warps = _warps(rows * block, 1024 if rows == 1 else 512)
+    warps = _warps(rows * block, 1024 if rows == 1 else WARP)
     plan.launch(_norm_kernel, (triton.cdiv(n_rows, rows),), *arguments, rows, block, num_warps=warps)
 
 
@@ -197,7 +197,7 @@ def plan_gradient(
         sums = wanted[1] or wanted[2]
         blocks = triton.cdiv(norm.n_rows, rows)
         # two of the longest rows do not fit a multiprocessor
-        per_sm = 1 if block == WHOLE_GRADIENT else PROGRAMS_PER_SM
+        per_sm = 1 if block == WHOLE_GRADIENT else PROGRAMS_PER_SM if block > TILE else SHORT_PROGRAMS_PER_SM
         programs = min(blocks, per_sm * sm_count()) if sums else blocks
         parts = _parts(plan, norm, wanted, programs)
         plan.launch(

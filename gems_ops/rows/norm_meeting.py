@@ -5,34 +5,32 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from gems_ops.rows.access import load_rows, over, widen
+from gems_ops.rows.access import load_rows, over
 from gems_ops.rows.meeting import meet, publish, published, take_place
-from gems_ops.rows.norm_kernels import _load_columns, _load_statistic, _load_sum, _store_gradient
+from gems_ops.rows.norm_kernels import _add_both, _load_columns, _load_statistic, _load_sum, _store_gradient
 from gems_runtime import LibEntry
 
 
 @triton.jit
-def _gather(ptr, group, parts, PARTS: tl.constexpr):
-    """What the parts of one row have published, [PARTS]."""
-    return tl.reshape(published(ptr, group, parts, 0.0, 1, PARTS), (PARTS,))
-
-
-@triton.jit
-def _gather_moments(level_ptr, rest_ptr, square_ptr, group, part, parts, n, PARTS: tl.constexpr, BLOCK: tl.constexpr):
-    """From this part's level to the row's mean, the mean itself and the mean square distance from it.
+def _gather_moments(
+    level_ptr, rest_ptr, square_ptr, group, part, parts, n, ROWS: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """From this part's level to each row's mean, the mean itself and the mean square distance from it, [ROWS].
 
     Of each part there are a level, and the sums of its elements' distances from it and of their squares. Everything is
     counted from a level nearby, so that a mean far from 0 costs no precision.
     """
-    places = tl.arange(0, PARTS)
+    places = tl.arange(0, PARTS)[None, :]
     counts = tl.minimum(tl.maximum(n - places * BLOCK, 0), BLOCK).to(tl.float32)
-    levels, rests = _gather(level_ptr, group, parts, PARTS), _gather(rest_ptr, group, parts, PARTS)
-    shift = tl.sum(tl.where(places == 0, levels, 0.0))
-    away = tl.where(places < parts, levels - shift, 0.0)
-    distance = over(tl.sum(counts * away + rests), n)
-    steps = distance - away  # from each part's level to the mean
-    squares = _gather(square_ptr, group, parts, PARTS) + steps * (counts * steps - 2 * rests)
-    return tl.sum(tl.where(places == part, steps, 0.0)), shift + distance, tl.maximum(over(tl.sum(squares), n), 0.0)
+    levels = published(level_ptr, group, parts, 0.0, ROWS, PARTS)
+    rests = published(rest_ptr, group, parts, 0.0, ROWS, PARTS)
+    squares = published(square_ptr, group, parts, 0.0, ROWS, PARTS)
+    shift = tl.sum(tl.where(places == 0, levels, 0.0), 1)
+    away = tl.where(places < parts, levels - shift[:, None], 0.0)
+    distance = over(tl.sum(counts * away + rests, 1), n)
+    steps = distance[:, None] - away  # from each part's level to the mean
+    total = tl.sum(squares + steps * (counts * steps - 2 * rests), 1)
+    return tl.sum(tl.where(places == part, steps, 0.0), 1), shift + distance, tl.maximum(over(total, n), 0.0)
 
 
 @LibEntry
@@ -41,43 +39,40 @@ def _shared_norm_kernel(
     x_ptr, residual_ptr, weight_ptr, bias_ptr, y_ptr, sum_ptr, mean_ptr, rstd_ptr,
     counters_ptr, level_ptr, rest_ptr, square_ptr,
     n_rows, n, parts, x_row, residual_row, y_row, sum_row, eps,
-    CENTER: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.constexpr,
+    CENTER: tl.constexpr, PARTS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One part of one row a program."""
-    row, part = take_place(counters_ptr, parts)
+    """One part of ROWS rows a program."""
+    group, part = take_place(counters_ptr, parts)
+    row = group * ROWS + tl.arange(0, ROWS)
     col = part * BLOCK + tl.arange(0, BLOCK)
-    mask = col < n
-    x = widen(tl.load(x_ptr + row * x_row + col, mask=mask, other=0))
-    if residual_ptr is not None:
-        x += widen(tl.load(residual_ptr + row * residual_row + col, mask=mask, other=0))
+    in_rows = row < n_rows
+    mask = in_rows[:, None] & (col < n)[None, :]
+    x = _load_sum(x_ptr, residual_ptr, row, x_row, residual_row, col, mask, sum_ptr is not None)  # [ROWS, BLOCK]
     if sum_ptr is not None:
-        total = x.to(sum_ptr.dtype.element_ty)
-        tl.store(sum_ptr + row * sum_row + col, total, mask=mask)
-        x = widen(total)
+        tl.store(sum_ptr + (row * sum_row)[:, None] + col[None, :], x.to(sum_ptr.dtype.element_ty), mask=mask)
     if CENTER:
-        level = over(tl.sum(x), min(n - part * BLOCK, BLOCK))
-        x = tl.where(mask, x - level, 0.0)
-        publish(level_ptr, row, part, parts, level)
-        publish(rest_ptr, row, part, parts, tl.sum(x))
-    publish(square_ptr, row, part, parts, tl.sum(x * x))
-    meet(counters_ptr, row, parts, 1)
-    if CENTER:
-        step, mean, variance = _gather_moments(level_ptr, rest_ptr, square_ptr, row, part, parts, n, PARTS, BLOCK)
-        x -= step
+        level = over(tl.sum(x, 1), min(n - part * BLOCK, BLOCK))
+        x = tl.where((col < n)[None, :], x - level[:, None], 0.0)
+        rest, square = tl.reduce((x, x * x), 1, _add_both)
+        publish(level_ptr, group, part, parts, level)
+        publish(rest_ptr, group, part, parts, rest)
+        publish(square_ptr, group, part, parts, square)
     else:
-        variance = over(tl.sum(_gather(square_ptr, row, parts, PARTS)), n)
+        publish(square_ptr, group, part, parts, tl.sum(x * x, 1))
+    meet(counters_ptr, group, parts, 1)
+    if CENTER:
+        step, mean, variance = _gather_moments(level_ptr, rest_ptr, square_ptr, group, part, parts, n, ROWS, PARTS, BLOCK)
+        x -= step[:, None]
+        if mean_ptr is not None:
+            tl.store(mean_ptr + row, mean.to(mean_ptr.dtype.element_ty), mask=in_rows & (part == 0))
+    else:
+        variance = over(tl.sum(published(square_ptr, group, parts, 0.0, ROWS, PARTS), 1), n)
     rstd = 1 / tl.sqrt(variance + eps)
-    y = x * rstd
-    if weight_ptr is not None:
-        y *= widen(tl.load(weight_ptr + col, mask=mask, other=0))
-    if bias_ptr is not None:
-        y += widen(tl.load(bias_ptr + col, mask=mask, other=0))
-    tl.store(y_ptr + row * y_row + col, y.to(y_ptr.dtype.element_ty), mask=mask)
-    if part == 0:
-        if mean_ptr is not None:  # a layer norm's
-            tl.store(mean_ptr + row, mean.to(mean_ptr.dtype.element_ty))
-        if rstd_ptr is not None:
-            tl.store(rstd_ptr + row, rstd.to(rstd_ptr.dtype.element_ty))
+    if rstd_ptr is not None:
+        tl.store(rstd_ptr + row, rstd.to(rstd_ptr.dtype.element_ty), mask=in_rows & (part == 0))
+    y = x * rstd[:, None] * _load_columns(weight_ptr, col, n, 1.0)
+    y += _load_columns(bias_ptr, col, n, 0.0)
+    tl.store(y_ptr + (row * y_row)[:, None] + col[None, :], y.to(y_ptr.dtype.element_ty), mask=mask)
 
 
 @LibEntry
