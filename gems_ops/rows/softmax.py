@@ -1,4 +1,4 @@
-"""softmax and log_softmax: whole rows in registers, or an online pass over long rows that several programs may share."""
+"""softmax and log_softmax: rows in the registers of one program or of several that meet, else an online pass over them."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import torch
 import triton
@@ -15,9 +16,15 @@ from gems_ops.op import DOUBLES, Declined, Sample, plain, planned
 from gems_ops.plan import Code, Plan, Planned
 from gems_ops.promote import opmath
 from gems_ops.rows.access import widen
+from gems_ops.rows.meeting import Share, Shares, meet, meeting, plan_meeting, publish, published, take_place
+from gems_ops.rows.tiling import Rows
 from gems_runtime import LibEntry
 
+Kernels: TypeAlias = tuple[LibEntry, LibEntry]  # for a program by itself, and for programs that meet
+
 _TILE = 4096  # elements; one tile may hold a whole row
+# Of longer rows: programs share them, 16 elements of one or two tensors for each thread.
+_ALONE, _SHARES = 1024, Shares((Share(8192, 16, 2),), (Share(8192, 16, 2),))
 _ACROSS = 32  # rows of a tile where neighbours in memory belong to different ones
 
 
@@ -73,6 +80,48 @@ def _weight_norm_gradient_kernel(
         tl.store(dv_ptr + at, ((grad - v * along[:, None]) * scale[:, None]).to(dv_ptr.dtype.element_ty), mask=ok)
 
 
+@LibEntry
+@triton.jit
+def _shared_weight_norm_kernel(
+    v_ptr, g_ptr, w_ptr, norm_ptr, counters_ptr, total_ptr,
+    n_rows, n_cols, s_row, s_col, parts, PARTS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Rows whose parts are held by programs that meet."""
+    group, part = take_place(counters_ptr, parts)
+    rows = group * BLOCK_R + tl.arange(0, BLOCK_R)
+    at, ok = _tile(part * BLOCK_N, rows, n_rows, n_cols, s_row, s_col, BLOCK_N)
+    v = widen(tl.load(v_ptr + at, mask=ok, other=0))
+    publish(total_ptr, group, part, parts, tl.sum(v * v, 1))
+    meet(counters_ptr, group, parts, 1)
+    norm = tl.sqrt(tl.sum(published(total_ptr, group, parts, 0.0, BLOCK_R, PARTS), 1))
+    tl.store(norm_ptr + rows, norm.to(norm_ptr.dtype.element_ty), mask=(rows < n_rows) & (part == 0))
+    scale = widen(tl.load(g_ptr + rows, mask=rows < n_rows, other=0)) / norm
+    tl.store(w_ptr + at, (v * scale[:, None]).to(w_ptr.dtype.element_ty), mask=ok)
+
+
+@LibEntry
+@triton.jit
+def _shared_weight_norm_gradient_kernel(
+    grad_ptr, v_ptr, g_ptr, norm_ptr, dv_ptr, dg_ptr, counters_ptr, total_ptr,
+    n_rows, n_cols, s_row, s_col, parts, PARTS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Rows whose parts are held by programs that meet."""
+    group, part = take_place(counters_ptr, parts)
+    rows = group * BLOCK_R + tl.arange(0, BLOCK_R)
+    row_ok = rows < n_rows
+    at, ok = _tile(part * BLOCK_N, rows, n_rows, n_cols, s_row, s_col, BLOCK_N)
+    grad = widen(tl.load(grad_ptr + at, mask=ok, other=0))
+    v = widen(tl.load(v_ptr + at, mask=ok, other=0))
+    publish(total_ptr, group, part, parts, tl.sum(grad * v, 1))
+    meet(counters_ptr, group, parts, 1)
+    norm = widen(tl.load(norm_ptr + rows, mask=row_ok, other=1))
+    along = tl.sum(published(total_ptr, group, parts, 0.0, BLOCK_R, PARTS), 1) / norm
+    tl.store(dg_ptr + rows, along.to(dg_ptr.dtype.element_ty), mask=row_ok & (part == 0))
+    scale = widen(tl.load(g_ptr + rows, mask=row_ok, other=0)) / norm
+    along = along / norm
+    tl.store(dv_ptr + at, ((grad - v * along[:, None]) * scale[:, None]).to(dv_ptr.dtype.element_ty), mask=ok)
+
+
 def _rows(v: Tensor, g: Tensor, dim: int, *others: Tensor) -> tuple[int, int, int, int]:
     """(rows, columns, their strides). Declines what is not contiguous, or a norm of other dimensions."""
     if dim not in (0, v.dim() - 1) or v.dim() < 2 or g.numel() != v.shape[dim] or g.dtype != v.dtype:
@@ -84,8 +133,15 @@ def _rows(v: Tensor, g: Tensor, dim: int, *others: Tensor) -> tuple[int, int, in
     return (n, rest, rest, 1) if dim == 0 else (n, rest, 1, n)
 
 
-def _launch(plan: Plan, kernel: LibEntry, tensors: tuple[Code, ...], rows: tuple[int, int, int, int]) -> None:
-    n_rows, n_cols, s_row, _ = rows
+def _launch(plan: Plan, kernels: Kernels, v: Tensor, tensors: tuple[Code, ...], rows: tuple[int, int, int, int]) -> None:
+    kernel, shared = kernels
+    n_rows, n_cols, s_row, s_col = rows
+    m = meeting(Rows(n_rows, n_cols, 1), (s_row, 0, s_col), v.dtype, _SHARES) if n_cols > _ALONE else None
+    if m is not None:
+        tensors = (*tensors, *plan_meeting(plan, m, v.device, "total"))
+        blocks = (m.padded_parts, m.block_r, m.block_n)
+        plan.launch(shared, (m.programs,), *tensors, *rows, m.parts, *blocks, **m.share.options)
+        return
     block_r = min(_ACROSS, triton.next_power_of_2(n_rows)) if s_row == 1 else 1
     block_n = min(triton.next_power_of_2(n_cols), _TILE // block_r)
     if s_row != 1:
@@ -128,7 +184,7 @@ def weight_norm_interface(v: Tensor, g: Tensor, dim: int) -> Planned:
     rows = _rows(v, g, dim)
     plan = Plan("v", "g", "_dim")
     w, norms = plan.empty("w", v.shape, v.dtype, v.device), plan.empty("norms", g.shape, opmath(v.dtype), v.device)
-    _launch(plan, _weight_norm_kernel, (Code("v"), Code("g"), w, norms), rows)
+    _launch(plan, (_weight_norm_kernel, _shared_weight_norm_kernel), v, (Code("v"), Code("g"), w, norms), rows)
     return plan.build("w, norms")
 
 
@@ -143,7 +199,8 @@ def weight_norm_interface_backward(grad: Tensor, v: Tensor, g: Tensor, norms: Te
         raise Declined(f"a gradient of {grad.dtype} {tuple(grad.shape)} for {v.dtype} {tuple(v.shape)}")
     plan = Plan("grad", "v", "g", "norms", "_dim")
     dv, dg = plan.empty("dv", v.shape, v.dtype, v.device), plan.empty("dg", g.shape, g.dtype, v.device)
-    _launch(plan, _weight_norm_gradient_kernel, (Code("grad"), Code("v"), Code("g"), Code("norms"), dv, dg), rows)
+    kernels = (_weight_norm_gradient_kernel, _shared_weight_norm_gradient_kernel)
+    _launch(plan, kernels, v, (Code("grad"), Code("v"), Code("g"), Code("norms"), dv, dg), rows)
     return plan.build("dv, dg")
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 from triton.runtime import interpreter
 
-from gems_ops.rows import meeting, norm_meeting, softmax, softmax_backward
+from gems_ops.rows import meeting, norm_meeting, softmax, softmax_backward, weight_norm
 
 
 class _Program:
@@ -101,6 +101,6 @@ def together(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(interpreter.interpreter_builder, "set_grid_dim", lambda *grid: them.start(start, *grid))
     monkeypatch.setattr(meeting, "_may_wait", lambda: True)
     monkeypatch.setattr(meeting, "sm_count", lambda: 16)
-    for module in (softmax, softmax_backward, norm_meeting):
+    for module in (softmax, softmax_backward, norm_meeting, weight_norm):
         monkeypatch.setattr(module, "meet", them.meet)
     return them

@@ -10,7 +10,7 @@ from torch import Tensor
 from gems_ops.fused import rms_norm as fused_rms_norm
 from gems_ops.fused import skip_norm
 from gems_ops.plan import Code, Plan
-from gems_ops.rows import meeting, norm, softmax, softmax_backward
+from gems_ops.rows import meeting, norm, softmax, softmax_backward, weight_norm
 from gems_ops.rows.meeting import Share, Shares
 from gems_runtime import device
 
@@ -30,7 +30,10 @@ def short(together: Together, monkeypatch: pytest.MonkeyPatch) -> Together:  # n
     for module in (softmax, softmax_backward):
         monkeypatch.setattr(module, "_MOST", 32)
         monkeypatch.setattr(module, "_SHARES", SHARES)
+    monkeypatch.setattr(weight_norm, "_ALONE", 64)
+    monkeypatch.setattr(weight_norm, "_SHARES", SHARES)
     monkeypatch.setattr(softmax, "_ALONE", {})
+    monkeypatch.setattr(softmax_backward, "_ALONE", 64)
     monkeypatch.setattr(norm, "WHOLE", 64)
     monkeypatch.setattr(norm, "ALONE", {})
     monkeypatch.setattr(norm, "SHARES", Shares((Share(2 * 64, 8, 4),), rows=2))
@@ -125,6 +128,19 @@ def test_rms_norm_gradient_of_parts_finds_its_own_statistics(short: Together) ->
     got = skip_norm._plan_rms_backward(grad, dsum, x, weight, 1e-5)(grad, dsum, x, weight, 1e-5)
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
     assert short.meetings == 2 * 3 * 23
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_weight_norm_of_parts(short: Together, dim: int) -> None:
+    shape = (30, 170) if dim == 0 else (120, 570)
+    v, grad = seeded(*shape), seeded(*shape, seed=6)
+    g = seeded(*((30, 1) if dim == 0 else (1, 570)), seed=7)
+    want = torch._weight_norm_interface(v, g, dim)
+    torch.testing.assert_close(weight_norm.weight_norm_interface(v, g, dim)(v, g, dim), want)
+    arguments = (grad, v, g, want[1], dim)
+    got = weight_norm.weight_norm_interface_backward(*arguments)(*arguments)
+    torch.testing.assert_close(got, torch.ops.aten._weight_norm_interface_backward(*arguments))
+    assert short.meetings == 2 * (30 * 3 if dim == 0 else 18 * 8)
 
 
 def test_no_row_has_more_parts_than_an_eighth_of_what_the_device_holds(monkeypatch: pytest.MonkeyPatch) -> None:

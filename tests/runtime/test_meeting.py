@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gems_ops.fused import rms_norm
-from gems_ops.rows import layer_norm, meeting, norm_meeting, softmax, softmax_backward
+from gems_ops.rows import layer_norm, meeting, norm_meeting, softmax, softmax_backward, weight_norm
 from gems_runtime import LibEntry
 from gems_runtime.target import compiling_for
 
@@ -40,11 +40,24 @@ def norm_gradient(dtype: torch.dtype, _: int) -> object:
     return rms_norm._plan_backward(*arguments)(*arguments)
 
 
+def weights(dtype: torch.dtype, _: int) -> object:
+    arguments = (empty(4096, 4096, dtype=dtype), empty(1, 4096, dtype=dtype), 1)
+    return weight_norm.weight_norm_interface(*arguments)(*arguments)
+
+
+def weights_gradient(dtype: torch.dtype, _: int) -> object:
+    matrices, vector = [empty(4096, 4096, dtype=dtype) for _ in range(2)], empty(1, 4096, dtype=dtype)
+    arguments = (*matrices, vector, empty(1, 4096), 1)
+    return weight_norm.weight_norm_interface_backward(*arguments)(*arguments)
+
+
 CASES = (
     (softmax._shared_softmax_kernel, forward, (0, 1)),
     (softmax_backward._shared_gradient_kernel, backward, (0, 1)),
     (norm_meeting._shared_norm_kernel, norm, (1,)),
     (norm_meeting._shared_norm_gradient_kernel, norm_gradient, (1,)),
+    (weight_norm._shared_weight_norm_kernel, weights, (1,)),
+    (weight_norm._shared_weight_norm_gradient_kernel, weights_gradient, (1,)),
 )
 
 
