@@ -6,7 +6,7 @@ one of them. No atomics: gradients of weight and bias have the same bits on ever
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import torch
@@ -17,6 +17,7 @@ from gems_ops.op import Declined
 from gems_ops.plan import Code, Plan
 from gems_ops.promote import opmath
 from gems_ops.reduce.engine import sm_count
+from gems_ops.rows.meeting import Meeting, Share, Shares, meeting, meeting_of, plan_meeting
 from gems_ops.rows.norm_kernels import (
     _add_columns_kernel,
     _long_norm_gradient_kernel,
@@ -25,6 +26,8 @@ from gems_ops.rows.norm_kernels import (
     _norm_gradient_kernel,
     _norm_kernel,
 )
+from gems_ops.rows.norm_meeting import _shared_norm_gradient_kernel, _shared_norm_kernel
+from gems_ops.rows.tiling import Rows
 from gems_runtime import device
 
 # Longest row that a program holds in registers: 64 elements a thread of 16 warps forward; backward holds four such
@@ -32,11 +35,16 @@ from gems_runtime import device
 WHOLE = 32768
 WHOLE_GRADIENT = 8192
 LONG_BLOCK = 8192
+# Columns up to which rows of these types are one program's; beyond, and in other types beyond WHOLE, programs share them.
+ALONE = {torch.float16: 16384, torch.bfloat16: 16384}
+SHARES = Shares((Share(8192, 8, 4),), rows=2)  # weight and bias are read, and held, for two rows at a time
 LONG_GRADIENT_BLOCK = 4096
-TILE = 2048  # elements of a program where rows are short
+# Programs that share rows backward hold several of them: what they keep for each column, they then keep for fewer columns.
+GRADIENT_SHARE, GRADIENT_ROWS = Share(8192, 8, 2), 4
+TILE, WARP = 2048, 512  # elements of a program where rows are short, and of a warp of it
 # Each leaves one row of sums for the gradients of weight and bias. Three stages, two rows read ahead, are what hides
 # the wait for memory: 109 us instead of 150 with two stages or none (16384 x 4096, bfloat16, H200).
-PROGRAMS_PER_SM = 2
+PROGRAMS_PER_SM, SHORT_PROGRAMS_PER_SM = 2, 2
 GRADIENT_STAGES = 3
 COLUMN_ROWS, COLUMNS = 16, 256  # of a tile that sums over the rows of long ones
 PARTS = 32  # rows of sums that the second stage reads at once
@@ -138,13 +146,24 @@ def plan_norm(
     x, residual, x_row, residual_row = norm.rows(plan)
     n, n_rows = norm.n, norm.n_rows
     strides = (x_row, residual_row, n if y_row is None else y_row, n if total_row is None else total_row)
-    arguments = (x, residual, *norm.vectors(plan), y, total, mean, rstd, n_rows, n, *strides, eps, norm.center)
+    tensors = (x, residual, *norm.vectors(plan), y, total, mean, rstd)
+    if n > ALONE.get(norm.x.dtype, WHOLE):
+        m = meeting(Rows(n_rows, n, 1), (x_row, 0, 1), norm.x.dtype, SHARES)
+        if m is not None:
+            places = plan_meeting(plan, m, norm.x.device, *(("level", "rest") if norm.center else ()), "square")
+            places = places if norm.center else (places[0], None, None, places[1])
+            plan.launch(
+                _shared_norm_kernel, (m.programs,), *tensors, *places, n_rows, n, m.parts, *strides, eps,
+                norm.center, m.padded_parts, m.block_r, m.block_n, **m.share.options,
+            )  # fmt: skip
+            return
+    arguments = (*tensors, n_rows, n, *strides, eps, norm.center)
     if n > WHOLE:
         plan.launch(_long_norm_kernel, (n_rows,), *arguments, 1, LONG_BLOCK, num_warps=16)
         return
     block = triton.next_power_of_2(n)
     rows = _rows_per_program(n_rows, block)
-    warps = _warps(rows * block, 1024 if rows == 1 else 512)
+    warps = _warps(rows * block, 1024 if rows == 1 else WARP)
     plan.launch(_norm_kernel, (triton.cdiv(n_rows, rows),), *arguments, rows, block, num_warps=warps)
 
 
@@ -178,12 +197,20 @@ def plan_gradient(
         sums = wanted[1] or wanted[2]
         blocks = triton.cdiv(norm.n_rows, rows)
         # two of the longest rows do not fit a multiprocessor
-        per_sm = 1 if block == WHOLE_GRADIENT else PROGRAMS_PER_SM
+        per_sm = 1 if block == WHOLE_GRADIENT else PROGRAMS_PER_SM if block > TILE else SHORT_PROGRAMS_PER_SM
         programs = min(blocks, per_sm * sm_count()) if sums else blocks
         parts = _parts(plan, norm, wanted, programs)
         plan.launch(
             _norm_gradient_kernel, (programs,), *inputs, weight, mean, rstd, around, results[0], *parts,
             *strides, *tail, rows, block, GRADIENT_STAGES, num_warps=_warps(rows * block, 512),
+        )  # fmt: skip
+    elif (m := _gradient_meeting(norm, wanted, saved=rstd is not None)) is not None:
+        programs = m.groups
+        parts = _parts(plan, norm, wanted, programs)
+        counters, *places = plan_meeting(plan, m, norm.x.device, "product", "total", "square", places=2)
+        plan.launch(
+            _shared_norm_gradient_kernel, (m.programs,), *inputs, weight, mean, rstd, around, results[0], *parts, counters, *places,
+            *strides[:2], m.parts, m.groups, *strides[2:], *tail, m.padded_parts, m.block_r, m.block_n, **m.share.options,
         )  # fmt: skip
     else:
         mean, rstd = _plan_long_dx(plan, norm, (*inputs, weight, mean, rstd, around, results[0]), (*strides, *tail))
@@ -196,6 +223,14 @@ def plan_gradient(
                 _norm_columns_kernel, (blocks, programs), *inputs, mean, rstd, *parts, *strides, COLUMN_ROWS, width, num_warps=8
             )
     plan_column_sums(plan, parts, results[1:], programs, n)
+
+
+def _gradient_meeting(norm: Norm, wanted: tuple[bool, bool, bool], saved: bool) -> Meeting | None:
+    """How programs meet over long rows, each with all the rows that it can have; None where they cannot."""
+    if not wanted[0] or norm.center and not saved:
+        return None
+    m = meeting_of(Rows(norm.n_rows, norm.n, 1), norm.x.dtype, GRADIENT_SHARE, GRADIENT_ROWS)
+    return m and replace(m, groups=min(m.groups, m.resident // m.parts))
 
 
 def _plan_long_dx(plan: Plan, norm: Norm, tensors: tuple, numbers: tuple) -> tuple[Code | None, Code]:

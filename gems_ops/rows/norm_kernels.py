@@ -33,14 +33,20 @@ def _load_columns(ptr, col, n, other):
 
 
 @triton.jit
+def _add_both(a, b, c, d):
+    return a + c, b + d
+
+
+@triton.jit
 def _centred(x, mask, n, CENTER: tl.constexpr):
     """x [ROWS, BLOCK] moved to mean 0, and each row's mean and mean square distance from it, [ROWS]."""
     if CENTER:
         mean = over(tl.sum(x, 1), n)
         x = tl.where(mask, x - mean[:, None], 0.0)
         # The mean's own rounding error, which counts where the mean is large beside the deviation.
-        rest = over(tl.sum(x, 1), n)
-        variance = over(tl.sum(x * x, 1), n) - rest * rest
+        rest, square = tl.reduce((x, x * x), 1, _add_both)
+        rest = over(rest, n)
+        variance = over(square, n) - rest * rest
         return x - rest[:, None], mean + rest, variance
     else:
         squares = tl.sum(x * x, 1)
@@ -63,13 +69,13 @@ def _norm_kernel(
         tl.store(sum_ptr + (row * sum_row)[:, None] + col[None, :], x.to(sum_ptr.dtype.element_ty), mask=mask)
     x, mean, variance = _centred(x, mask, n, CENTER)
     rstd = 1 / tl.sqrt(variance + eps)
-    weight, bias = _load_columns(weight_ptr, col, n, 1.0), _load_columns(bias_ptr, col, n, 0.0)
-    y = x * rstd[:, None] * weight + bias
-    tl.store(y_ptr + (row * y_row)[:, None] + col[None, :], y.to(y_ptr.dtype.element_ty), mask=mask)
     if mean_ptr is not None:
         tl.store(mean_ptr + row, mean.to(mean_ptr.dtype.element_ty), mask=in_rows)
     if rstd_ptr is not None:
         tl.store(rstd_ptr + row, rstd.to(rstd_ptr.dtype.element_ty), mask=in_rows)
+    y = x * rstd[:, None] * _load_columns(weight_ptr, col, n, 1.0)
+    y += _load_columns(bias_ptr, col, n, 0.0)
+    tl.store(y_ptr + (row * y_row)[:, None] + col[None, :], y.to(y_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit

@@ -1,4 +1,4 @@
-"""softmax and log_softmax: whole rows in registers, or an online pass over long rows that several programs may share."""
+"""softmax and log_softmax: rows in the registers of one program or of several that meet, else an online pass over them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,15 @@ from gems_ops import samples, workloads
 from gems_ops.op import DOUBLES, Declined, Sample, op
 from gems_ops.plan import Code, Plan, Planned, call
 from gems_ops.rows.access import row_offsets, widen
+from gems_ops.rows.meeting import Share, Shares, meet, meeting, plan_meeting, publish, published, take_place
 from gems_ops.rows.tiling import read_rows, rows_of, tiling, write_rows
 from gems_runtime import LibEntry
 
 _MOST = 32768  # elements of a tile: 64 for each of 512 threads
+# Of longer rows: 32 elements for each thread.
+_SHARES = Shares((Share(8192, 8, 4), Share(16384, 16, 2)), (Share(8192, 8, 3), Share(16384, 16, 2)))
+# Columns up to which rows of these types are one program's.
+_ALONE = {torch.float16: 16384, torch.bfloat16: 16384}
 
 
 @triton.jit
@@ -127,6 +132,60 @@ def _long_softmax_kernel(
             tl.store(y_ptr + y_rows + cols[None, :] * y_col, y.to(y_ptr.dtype.element_ty), mask=ok)
 
 
+@LibEntry
+@triton.jit
+def _shared_softmax_kernel(
+    x_ptr,
+    y_ptr,
+    counters_ptr,
+    high_ptr,
+    total_ptr,
+    n_rows,
+    n_cols,
+    parts,
+    inner,
+    x_outer,
+    x_inner,
+    x_col,
+    y_outer,
+    y_inner,
+    y_col,
+    LOG: tl.constexpr,
+    PARTS: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """Rows whose parts are held by programs that meet."""
+    group, part = take_place(counters_ptr, parts)
+    rows = group * BLOCK_R + tl.arange(0, BLOCK_R)
+    # Counted from the part's own first: what a thread keeps of its places until it stores is then small.
+    first, cols = part.to(tl.int64) * BLOCK_N, tl.arange(0, BLOCK_N)
+    ok = (rows < n_rows)[:, None] & (cols < n_cols - first)[None, :]
+    x_at = (row_offsets(rows, inner, x_outer, x_inner) + first * x_col)[:, None] + cols.to(tl.int64)[None, :] * x_col
+    x = widen(tl.load(x_ptr + x_at, mask=ok, other=float("-inf")))  # [BLOCK_R, BLOCK_N]
+    part_high = tl.max(x, axis=1)
+    # In a part of nothing but -inf, exponentials count as 0.
+    part_finite = tl.where(part_high == float("-inf"), 0.0, part_high)
+    powers = tl.exp(x - part_finite[:, None])
+    publish(high_ptr, group, part, parts, part_high)
+    publish(total_ptr, group, part, parts, tl.sum(powers, axis=1))
+    meet(counters_ptr, group, parts, 1)
+    highs = published(high_ptr, group, parts, float("-inf"), BLOCK_R, PARTS)
+    totals = published(total_ptr, group, parts, 0.0, BLOCK_R, PARTS)
+    high = tl.max(highs, axis=1)
+    finite = tl.where(high == float("-inf"), 0.0, high)
+    total = tl.sum(totals * tl.exp(highs - finite[:, None]), axis=1)
+    if LOG:
+        y = _normalised(x, high, total, LOG)
+    else:
+        # Powers are computed once: they are most of the arithmetic. A row of nothing but -inf gives 0 / 0. This part's
+        # maximum is taken from what was published: Triton would compute it twice, in the layouts of both.
+        own = tl.max(tl.where((tl.arange(0, PARTS) == part)[None, :], highs, float("-inf")), axis=1)
+        y = powers * (tl.exp(own - finite) / total)[:, None]
+    y_at = (row_offsets(rows, inner, y_outer, y_inner) + first * y_col)[:, None] + cols.to(tl.int64)[None, :] * y_col
+    tl.store(y_ptr + y_at, y.to(y_ptr.dtype.element_ty), mask=ok)
+
+
 def _plan(x: Tensor, dim: int, half_to_float: bool, out: Tensor | None, log: bool) -> Planned:
     if half_to_float and x.dtype not in (torch.float16, torch.bfloat16):
         raise Declined(f"half_to_float of {x.dtype}")
@@ -136,6 +195,14 @@ def _plan(x: Tensor, dim: int, half_to_float: bool, out: Tensor | None, log: boo
     x_strides = read_rows(plan, "x", x, dim, rows)
     t = tiling(rows, x_strides, _MOST)
     sizes, strides = (rows.n_rows, rows.n_cols), (rows.inner, *x_strides, *y_strides)
+    m = None if t.whole and rows.n_cols <= _ALONE.get(x.dtype, _MOST) else meeting(rows, x_strides, x.dtype, _SHARES)
+    if m is not None:
+        places = plan_meeting(plan, m, x.device, "high", "total")
+        blocks = (log, m.padded_parts, m.block_r, m.block_n)
+        plan.launch(
+            _shared_softmax_kernel, (m.programs,), Code("x"), y, *places, *sizes, m.parts, *strides, *blocks, **m.share.options
+        )
+        return plan.build(result)
     if t.whole:
         grid, blocks = (t.programs,), (log, t.block_r, t.block_n)
         plan.launch(_whole_softmax_kernel, grid, Code("x"), y, *sizes, *strides, *blocks, num_warps=t.num_warps)

@@ -13,10 +13,14 @@ from gems_ops import samples, workloads
 from gems_ops.op import DOUBLES, Declined, Sample, op
 from gems_ops.plan import Code, Plan, Planned, call
 from gems_ops.rows.access import row_offsets, widen
+from gems_ops.rows.meeting import Share, Shares, meet, meeting, plan_meeting, publish, published, take_place
 from gems_ops.rows.tiling import read_rows, rows_of, tiling, write_rows
 from gems_runtime import LibEntry
 
 _MOST = 16384  # elements of a tile, of which a program holds two
+# Of longer rows: 2 x 16 elements for each thread.
+_SHARES = Shares((Share(8192, 16, 2),), (Share(8192, 16, 2),))
+_ALONE = 16384  # columns up to which a row is one program's
 
 
 @triton.jit
@@ -137,6 +141,50 @@ def _long_gradient_kernel(
             tl.store(dx_ptr + dx_rows + cols[None, :] * dx_col, dx.to(dx_ptr.dtype.element_ty), mask=ok)
 
 
+@LibEntry
+@triton.jit
+def _shared_gradient_kernel(
+    grad_ptr,
+    y_ptr,
+    dx_ptr,
+    counters_ptr,
+    total_ptr,
+    n_rows,
+    n_cols,
+    parts,
+    inner,
+    grad_outer,
+    grad_inner,
+    grad_col,
+    y_outer,
+    y_inner,
+    y_col,
+    dx_outer,
+    dx_inner,
+    dx_col,
+    LOG: tl.constexpr,
+    PARTS: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """Rows whose parts are held by programs that meet."""
+    group, part = take_place(counters_ptr, parts)
+    rows = group * BLOCK_R + tl.arange(0, BLOCK_R)
+    # Counted from the part's own first: what a thread keeps of its places until it stores is then small.
+    first, cols = part.to(tl.int64) * BLOCK_N, tl.arange(0, BLOCK_N)
+    ok = (rows < n_rows)[:, None] & (cols < n_cols - first)[None, :]
+    wide = cols.to(tl.int64)[None, :]
+    grad_at = (row_offsets(rows, inner, grad_outer, grad_inner) + first * grad_col)[:, None] + wide * grad_col
+    y_at = (row_offsets(rows, inner, y_outer, y_inner) + first * y_col)[:, None] + wide * y_col
+    grad = widen(tl.load(grad_ptr + grad_at, mask=ok, other=0.0))  # [BLOCK_R, BLOCK_N]
+    y = widen(tl.load(y_ptr + y_at, mask=ok, other=0.0))
+    publish(total_ptr, group, part, parts, tl.sum(_term(grad, y, LOG), axis=1))
+    meet(counters_ptr, group, parts, 1)
+    total = tl.sum(published(total_ptr, group, parts, 0.0, BLOCK_R, PARTS), axis=1)
+    dx_at = (row_offsets(rows, inner, dx_outer, dx_inner) + first * dx_col)[:, None] + wide * dx_col
+    tl.store(dx_ptr + dx_at, _gradient(grad, y, total, LOG).to(dx_ptr.dtype.element_ty), mask=ok)
+
+
 def _plan(grad: Tensor, y: Tensor, dim: int, input_dtype: torch.dtype, out: Tensor | None, log: bool) -> Planned:
     narrowing = grad.dtype == torch.float32 and input_dtype in (torch.float16, torch.bfloat16)
     if grad.shape != y.shape or grad.dtype != y.dtype or not (grad.dtype == input_dtype or narrowing):
@@ -149,6 +197,14 @@ def _plan(grad: Tensor, y: Tensor, dim: int, input_dtype: torch.dtype, out: Tens
     t = tiling(rows, y_strides, _MOST)
     tensors, sizes = (Code("grad"), Code("output"), dx), (rows.n_rows, rows.n_cols)
     strides = (rows.inner, *grad_strides, *y_strides, *dx_strides)
+    m = None if t.whole and rows.n_cols <= _ALONE else meeting(rows, y_strides, grad.dtype, _SHARES)
+    if m is not None:
+        places = plan_meeting(plan, m, grad.device, "total")
+        blocks = (log, m.padded_parts, m.block_r, m.block_n)
+        plan.launch(
+            _shared_gradient_kernel, (m.programs,), *tensors, *places, *sizes, m.parts, *strides, *blocks, **m.share.options
+        )
+        return plan.build(result)
     if t.whole:
         grid, blocks = (t.programs,), (log, t.block_r, t.block_n)
         plan.launch(_whole_gradient_kernel, grid, *tensors, *sizes, *strides, *blocks, num_warps=t.num_warps)

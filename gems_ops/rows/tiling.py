@@ -114,13 +114,17 @@ class Tiling:
 
 def tiling(rows: Rows, strides: RowStrides, most: int) -> Tiling:
     """How to cut `rows` of a tensor with these strides, with at most `most` elements in registers at once."""
-    step = strides[1] if rows.inner > 1 else strides[0]
-    return _tiling(rows.n_rows, rows.n_cols, 0 < step < strides[2], most)
+    return _tiling(rows.n_rows, rows.n_cols, lie_across(rows, strides), most)
+
+
+def lie_across(rows: Rows, strides: RowStrides) -> bool:
+    """True if neighbouring rows are nearer in memory than neighbouring columns."""
+    return 0 < (strides[1] if rows.inner > 1 else strides[0]) < strides[2]
 
 
 @lru_cache(maxsize=4096)
 def _tiling(n_rows: int, n_cols: int, across: bool, most: int) -> Tiling:
-    """`across`: neighbouring rows are nearer in memory than neighbouring columns; a tile is then 32 rows or more."""
+    """`across`: see `lie_across`; a tile is then 32 rows or more."""
     padded = triton.next_power_of_2(n_cols)
     narrowest = 32 if across and n_rows >= 32 else 1
     if padded * narrowest > most:

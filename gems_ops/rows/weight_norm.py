@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import torch
 import triton
@@ -14,15 +15,17 @@ from gems_ops.control import use_gems
 from gems_ops.op import DOUBLES, Declined, Sample, plain, planned
 from gems_ops.plan import Code, Plan, Planned
 from gems_ops.promote import opmath
-from gems_ops.reduce.engine import Fold, launch
-from gems_ops.reduce.geometry import geometry
 from gems_ops.rows.access import widen
+from gems_ops.rows.meeting import Share, Shares, meet, meeting, plan_meeting, publish, published, take_place
+from gems_ops.rows.tiling import Rows
 from gems_runtime import LibEntry
 
+Kernels: TypeAlias = tuple[LibEntry, LibEntry]  # for a program by itself, and for programs that meet
+
 _TILE = 4096  # elements; one tile may hold a whole row
-# Norms along columns: neighbours in memory belong to different ones, and programs that walk along them are too few. There
-# the engine of reductions adds up, and a second pass over tiles of so many columns scales.
-ACROSS = (128, 16)
+# Of longer rows: programs share them, 16 elements of one or two tensors for each thread.
+_ALONE, _SHARES = 1024, Shares((Share(8192, 16, 2),), (Share(8192, 16, 2),))
+_ACROSS = 32  # rows of a tile where neighbours in memory belong to different ones
 
 
 @triton.jit
@@ -77,44 +80,46 @@ def _weight_norm_gradient_kernel(
         tl.store(dv_ptr + at, ((grad - v * along[:, None]) * scale[:, None]).to(dv_ptr.dtype.element_ty), mask=ok)
 
 
-@triton.jit
-def _across(n_rows, n_cols, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr):
-    """Rows of this program, [BLOCK_R], which exist, the first column of its tile, and that tile's offsets and mask.
-
-    Neighbours in memory are rows.
-    """
-    blocks = tl.cdiv(n_rows, BLOCK_R)
-    rows = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
-    first = (tl.program_id(0) // blocks).to(tl.int64) * BLOCK_N
-    at, ok = _tile(first, rows, n_rows, n_cols, 1, n_rows, BLOCK_N)
-    return rows, rows < n_rows, first, at, ok
-
-
 @LibEntry
 @triton.jit
-def _scale_across_kernel(v_ptr, g_ptr, w_ptr, norm_ptr, n_rows, n_cols, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr):
-    """A program a tile: v * g over norms that are there already."""
-    rows, row_ok, _, at, ok = _across(n_rows, n_cols, BLOCK_R, BLOCK_N)
+def _shared_weight_norm_kernel(
+    v_ptr, g_ptr, w_ptr, norm_ptr, counters_ptr, total_ptr,
+    n_rows, n_cols, s_row, s_col, parts, PARTS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Rows whose parts are held by programs that meet."""
+    group, part = take_place(counters_ptr, parts)
+    rows = group * BLOCK_R + tl.arange(0, BLOCK_R)
+    at, ok = _tile(part * BLOCK_N, rows, n_rows, n_cols, s_row, s_col, BLOCK_N)
     v = widen(tl.load(v_ptr + at, mask=ok, other=0))
-    scale = widen(tl.load(g_ptr + rows, mask=row_ok, other=0)) / widen(tl.load(norm_ptr + rows, mask=row_ok, other=1))
+    publish(total_ptr, group, part, parts, tl.sum(v * v, 1))
+    meet(counters_ptr, group, parts, 1)
+    norm = tl.sqrt(tl.sum(published(total_ptr, group, parts, 0.0, BLOCK_R, PARTS), 1))
+    tl.store(norm_ptr + rows, norm.to(norm_ptr.dtype.element_ty), mask=(rows < n_rows) & (part == 0))
+    scale = widen(tl.load(g_ptr + rows, mask=rows < n_rows, other=0)) / norm
     tl.store(w_ptr + at, (v * scale[:, None]).to(w_ptr.dtype.element_ty), mask=ok)
 
 
 @LibEntry
 @triton.jit
-def _gradient_across_kernel(
-    grad_ptr, v_ptr, g_ptr, norm_ptr, along_ptr, dv_ptr, dg_ptr, n_rows, n_cols, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr
-):
-    """A program a tile, from the sums `along` of grad * v; the first tiles of rows write dg."""
-    rows, row_ok, first, at, ok = _across(n_rows, n_cols, BLOCK_R, BLOCK_N)
+def _shared_weight_norm_gradient_kernel(
+    grad_ptr, v_ptr, g_ptr, norm_ptr, dv_ptr, dg_ptr, counters_ptr, total_ptr,
+    n_rows, n_cols, s_row, s_col, parts, PARTS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Rows whose parts are held by programs that meet."""
+    group, part = take_place(counters_ptr, parts)
+    rows = group * BLOCK_R + tl.arange(0, BLOCK_R)
+    row_ok = rows < n_rows
+    at, ok = _tile(part * BLOCK_N, rows, n_rows, n_cols, s_row, s_col, BLOCK_N)
     grad = widen(tl.load(grad_ptr + at, mask=ok, other=0))
     v = widen(tl.load(v_ptr + at, mask=ok, other=0))
+    publish(total_ptr, group, part, parts, tl.sum(grad * v, 1))
+    meet(counters_ptr, group, parts, 1)
     norm = widen(tl.load(norm_ptr + rows, mask=row_ok, other=1))
-    along = widen(tl.load(along_ptr + rows, mask=row_ok, other=0)) / norm
-    tl.store(dg_ptr + rows, along.to(dg_ptr.dtype.element_ty), mask=row_ok & (first == 0))
+    along = tl.sum(published(total_ptr, group, parts, 0.0, BLOCK_R, PARTS), 1) / norm
+    tl.store(dg_ptr + rows, along.to(dg_ptr.dtype.element_ty), mask=row_ok & (part == 0))
     scale = widen(tl.load(g_ptr + rows, mask=row_ok, other=0)) / norm
-    dv = (grad - v * (along / norm)[:, None]) * scale[:, None]
-    tl.store(dv_ptr + at, dv.to(dv_ptr.dtype.element_ty), mask=ok)
+    along = along / norm
+    tl.store(dv_ptr + at, ((grad - v * along[:, None]) * scale[:, None]).to(dv_ptr.dtype.element_ty), mask=ok)
 
 
 def _rows(v: Tensor, g: Tensor, dim: int, *others: Tensor) -> tuple[int, int, int, int]:
@@ -128,28 +133,24 @@ def _rows(v: Tensor, g: Tensor, dim: int, *others: Tensor) -> tuple[int, int, in
     return (n, rest, rest, 1) if dim == 0 else (n, rest, 1, n)
 
 
-def _launch(plan: Plan, kernel: LibEntry, tensors: tuple[Code, ...], rows: tuple[int, int, int, int]) -> None:
-    n_rows, n_cols, *_ = rows
-    block_n = min(triton.next_power_of_2(n_cols), _TILE)
-    block_r = max(1, min(triton.next_power_of_2(n_rows), _TILE // 4 // block_n))
+def _launch(plan: Plan, kernels: Kernels, v: Tensor, tensors: tuple[Code, ...], rows: tuple[int, int, int, int]) -> None:
+    kernel, shared = kernels
+    n_rows, n_cols, s_row, s_col = rows
+    m = meeting(Rows(n_rows, n_cols, 1), (s_row, 0, s_col), v.dtype, _SHARES) if n_cols > _ALONE else None
+    if m is not None:
+        tensors = (*tensors, *plan_meeting(plan, m, v.device, "total"))
+        blocks = (m.padded_parts, m.block_r, m.block_n)
+        plan.launch(shared, (m.programs,), *tensors, *rows, m.parts, *blocks, **m.share.options)
+        return
+    block_r = min(_ACROSS, triton.next_power_of_2(n_rows)) if s_row == 1 else 1
+    block_n = min(triton.next_power_of_2(n_cols), _TILE // block_r)
+    if s_row != 1:
+        block_r = max(1, min(triton.next_power_of_2(n_rows), _TILE // 4 // block_n))
     plan.launch(kernel, (triton.cdiv(n_rows, block_r),), *tensors, *rows, block_r, block_n, num_warps=8)
 
 
-def _launch_across(
-    plan: Plan, x: Tensor, sums: tuple[tuple[Code, ...], Code, Fold], kernel: LibEntry, tensors: tuple[Code, ...],
-    n_rows: int, n_cols: int,
-) -> None:  # fmt: skip
-    """Plan sums along columns of tensors like x, (tensors, result, what is summed), and the pass that needs them."""
-    of, result, fold = sums
-    launch(plan, of, (result,), geometry((n_cols, n_rows), (n_rows, 1), (1,), frozenset({0})), fold, x.dtype, x.device)
-    block_r = min(triton.next_power_of_2(n_rows), ACROSS[0])
-    block_n = min(triton.next_power_of_2(n_cols), ACROSS[0] * ACROSS[1] // block_r)
-    programs = triton.cdiv(n_rows, block_r) * triton.cdiv(n_cols, block_n)
-    plan.launch(kernel, (programs,), *tensors, n_rows, n_cols, block_r, block_n)
-
-
 def _problems(dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor, int]]:
-    for shape in ((3, 5), (2, 3, 4), (70, 40), (40, 300), (4, 5000), (5000, 4)):
+    for shape in ((3, 5), (2, 3, 4), (70, 40), (4, 5000), (5000, 4)):
         for dim in (0, len(shape) - 1):
             sizes = tuple(n if d == dim else 1 for d, n in enumerate(shape))
             yield samples.values(shape, dtype), samples.values(sizes, dtype, seed=1), dim
@@ -183,11 +184,7 @@ def weight_norm_interface(v: Tensor, g: Tensor, dim: int) -> Planned:
     rows = _rows(v, g, dim)
     plan = Plan("v", "g", "_dim")
     w, norms = plan.empty("w", v.shape, v.dtype, v.device), plan.empty("norms", g.shape, opmath(v.dtype), v.device)
-    tensors = (Code("v"), Code("g"), w, norms)
-    if rows[2] == 1:
-        _launch_across(plan, v, ((Code("v"),), norms, Fold("add", "square", "root")), _scale_across_kernel, tensors, *rows[:2])
-    else:
-        _launch(plan, _weight_norm_kernel, tensors, rows)
+    _launch(plan, (_weight_norm_kernel, _shared_weight_norm_kernel), v, (Code("v"), Code("g"), w, norms), rows)
     return plan.build("w, norms")
 
 
@@ -202,13 +199,8 @@ def weight_norm_interface_backward(grad: Tensor, v: Tensor, g: Tensor, norms: Te
         raise Declined(f"a gradient of {grad.dtype} {tuple(grad.shape)} for {v.dtype} {tuple(v.shape)}")
     plan = Plan("grad", "v", "g", "norms", "_dim")
     dv, dg = plan.empty("dv", v.shape, v.dtype, v.device), plan.empty("dg", g.shape, g.dtype, v.device)
-    tensors = (Code("grad"), Code("v"), Code("g"), Code("norms"))
-    if rows[2] == 1:
-        along = plan.empty("along", (rows[0],), opmath(v.dtype), v.device)
-        sums = (tensors[:2], along, Fold("add", "product"))
-        _launch_across(plan, v, sums, _gradient_across_kernel, (*tensors, along, dv, dg), *rows[:2])
-    else:
-        _launch(plan, _weight_norm_gradient_kernel, (*tensors, dv, dg), rows)
+    kernels = (_weight_norm_gradient_kernel, _shared_weight_norm_gradient_kernel)
+    _launch(plan, kernels, v, (Code("grad"), Code("v"), Code("g"), Code("norms"), dv, dg), rows)
     return plan.build("dv, dg")
 
 

@@ -1,0 +1,135 @@
+"""Kernels of layer norm and RMS norm whose long rows are held by programs that meet; see `norm_kernels` for the arguments."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from gems_ops.rows.access import load_rows, over
+from gems_ops.rows.meeting import meet, publish, published, take_place
+from gems_ops.rows.norm_kernels import _add_both, _load_columns, _load_statistic, _load_sum, _store_gradient
+from gems_runtime import LibEntry
+
+
+@triton.jit
+def _gather_moments(
+    level_ptr, rest_ptr, square_ptr, group, part, parts, n, ROWS: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """From this part's level to each row's mean, the mean itself and the mean square distance from it, [ROWS].
+
+    Of each part there are a level, and the sums of its elements' distances from it and of their squares. Everything is
+    counted from a level nearby, so that a mean far from 0 costs no precision.
+    """
+    places = tl.arange(0, PARTS)[None, :]
+    counts = tl.minimum(tl.maximum(n - places * BLOCK, 0), BLOCK).to(tl.float32)
+    levels = published(level_ptr, group, parts, 0.0, ROWS, PARTS)
+    rests = published(rest_ptr, group, parts, 0.0, ROWS, PARTS)
+    squares = published(square_ptr, group, parts, 0.0, ROWS, PARTS)
+    shift = tl.sum(tl.where(places == 0, levels, 0.0), 1)
+    away = tl.where(places < parts, levels - shift[:, None], 0.0)
+    distance = over(tl.sum(counts * away + rests, 1), n)
+    steps = distance[:, None] - away  # from each part's level to the mean
+    total = tl.sum(squares + steps * (counts * steps - 2 * rests), 1)
+    return tl.sum(tl.where(places == part, steps, 0.0), 1), shift + distance, tl.maximum(over(total, n), 0.0)
+
+
+@LibEntry
+@triton.jit
+def _shared_norm_kernel(
+    x_ptr, residual_ptr, weight_ptr, bias_ptr, y_ptr, sum_ptr, mean_ptr, rstd_ptr,
+    counters_ptr, level_ptr, rest_ptr, square_ptr,
+    n_rows, n, parts, x_row, residual_row, y_row, sum_row, eps,
+    CENTER: tl.constexpr, PARTS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """One part of ROWS rows a program."""
+    group, part = take_place(counters_ptr, parts)
+    row = group * ROWS + tl.arange(0, ROWS)
+    col = part * BLOCK + tl.arange(0, BLOCK)
+    in_rows = row < n_rows
+    mask = in_rows[:, None] & (col < n)[None, :]
+    x = _load_sum(x_ptr, residual_ptr, row, x_row, residual_row, col, mask, sum_ptr is not None)  # [ROWS, BLOCK]
+    if sum_ptr is not None:
+        tl.store(sum_ptr + (row * sum_row)[:, None] + col[None, :], x.to(sum_ptr.dtype.element_ty), mask=mask)
+    if CENTER:
+        level = over(tl.sum(x, 1), min(n - part * BLOCK, BLOCK))
+        x = tl.where((col < n)[None, :], x - level[:, None], 0.0)
+        rest, square = tl.reduce((x, x * x), 1, _add_both)
+        publish(level_ptr, group, part, parts, level)
+        publish(rest_ptr, group, part, parts, rest)
+        publish(square_ptr, group, part, parts, square)
+    else:
+        publish(square_ptr, group, part, parts, tl.sum(x * x, 1))
+    meet(counters_ptr, group, parts, 1)
+    if CENTER:
+        step, mean, variance = _gather_moments(level_ptr, rest_ptr, square_ptr, group, part, parts, n, ROWS, PARTS, BLOCK)
+        x -= step[:, None]
+        if mean_ptr is not None:
+            tl.store(mean_ptr + row, mean.to(mean_ptr.dtype.element_ty), mask=in_rows & (part == 0))
+    else:
+        variance = over(tl.sum(published(square_ptr, group, parts, 0.0, ROWS, PARTS), 1), n)
+    rstd = 1 / tl.sqrt(variance + eps)
+    if rstd_ptr is not None:
+        tl.store(rstd_ptr + row, rstd.to(rstd_ptr.dtype.element_ty), mask=in_rows & (part == 0))
+    y = x * rstd[:, None] * _load_columns(weight_ptr, col, n, 1.0)
+    y += _load_columns(bias_ptr, col, n, 0.0)
+    tl.store(y_ptr + (row * y_row)[:, None] + col[None, :], y.to(y_ptr.dtype.element_ty), mask=mask)
+
+
+@LibEntry
+@triton.jit
+def _shared_norm_gradient_kernel(
+    grad_ptr, x_ptr, residual_ptr, weight_ptr, mean_ptr, rstd_ptr, dsum_ptr, dx_ptr, dweight_ptr, dbias_ptr,
+    counters_ptr, product_ptr, total_ptr, square_ptr,
+    n_rows, n, parts, groups, grad_row, x_row, residual_row, dsum_row, eps,
+    CENTER: tl.constexpr, SAVED: tl.constexpr, PARTS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """dx of ROWS rows at a time, and for each group one row of sums for the gradients of weight and bias.
+
+    A program stays with its columns and goes from rows to rows. A layer norm must have SAVED its statistics.
+    Outside the mask x may be anything finite: there the gradient is 0.
+    """
+    group, part = take_place(counters_ptr, parts)
+    col = part * BLOCK + tl.arange(0, BLOCK)
+    weight = _load_columns(weight_ptr, col, n, 1.0)
+    dweight, dbias = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
+    times = 0
+    for block in range(group, tl.cdiv(n_rows, ROWS), groups):
+        row = block * ROWS + tl.arange(0, ROWS)
+        in_rows = row < n_rows
+        mask = in_rows[:, None] & (col < n)[None, :]
+        x = _load_sum(x_ptr, residual_ptr, row, x_row, residual_row, col, mask, False)  # [ROWS, BLOCK]
+        grad = load_rows(grad_ptr, row, grad_row, col, mask)
+        # Others may still read what they were told a round ago: two places take turns.
+        place = group * 2 + times % 2
+        times += 1
+        # What is held while others are waited for is few registers: x and one product of the gradient, not two.
+        if SAVED:
+            rstd = _load_statistic(rstd_ptr, row, in_rows)
+            if CENTER:
+                x -= _load_statistic(mean_ptr, row, in_rows)[:, None]
+            x *= rstd[:, None]
+            dweight += tl.sum(grad * x, 0)
+            dbias += tl.sum(grad, 0)
+            grad *= weight
+            if CENTER:
+                publish(total_ptr, place, part, parts, tl.sum(grad, 1))
+            publish(product_ptr, place, part, parts, tl.sum(grad * x, 1))
+            meet(counters_ptr, group, parts, times)
+            product = tl.sum(published(product_ptr, place, parts, 0.0, ROWS, PARTS), 1)
+        else:
+            publish(square_ptr, place, part, parts, tl.sum(x * x, 1))
+            publish(product_ptr, place, part, parts, tl.sum(grad * x * weight, 1))
+            meet(counters_ptr, group, parts, times)
+            rstd = 1 / tl.sqrt(over(tl.sum(published(square_ptr, place, parts, 0.0, ROWS, PARTS), 1), n) + eps)
+            product = tl.sum(published(product_ptr, place, parts, 0.0, ROWS, PARTS), 1) * rstd
+            x *= rstd[:, None]
+            dweight += tl.sum(grad * x, 0)
+            grad *= weight
+        dx = grad - x * over(product, n)[:, None]
+        if CENTER:
+            dx -= over(tl.sum(published(total_ptr, place, parts, 0.0, ROWS, PARTS), 1), n)[:, None]
+        _store_gradient(dx_ptr, dsum_ptr, dx * rstd[:, None], row, dsum_row, n, col, mask)
+    if dweight_ptr is not None:
+        tl.store(dweight_ptr + group * n + col, dweight, mask=col < n)
+    if dbias_ptr is not None:
+        tl.store(dbias_ptr + group * n + col, dbias, mask=col < n)
