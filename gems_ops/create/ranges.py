@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import triton
@@ -13,6 +13,7 @@ from triton.language.extra import libdevice
 
 from gems_ops.create.numbers import bits, number
 from gems_ops.op import ALL, DOUBLES, NUMBERS, Declined, Sample, op
+from gems_ops.plan import Planned, call
 from gems_ops.workloads import Workload
 from gems_runtime import LibEntry, device
 
@@ -60,9 +61,11 @@ def _eye_kernel(out_ptr, n_rows, n_cols, ROWS: tl.constexpr, COLUMNS: tl.constex
     tl.store(out_ptr + (row.to(tl.int64) * n_cols)[:, None] + col[None, :], one, mask=mask)
 
 
-def _blocks(n: int, block: int = BLOCK) -> tuple[tuple[int], int]:
-    block = triton.next_power_of_2(n) if device.interpreted() else block
-    return (-(-n // block),), block
+def _blocks(block: int) -> Callable[[int], tuple[tuple[int], int]]:
+    """A function of a length that gives (grid, elements of a program). Whether kernels are interpreted is asked once."""
+    if device.interpreted():
+        return lambda n: ((1,), triton.next_power_of_2(n))
+    return lambda n: ((-(-n // block),), block)
 
 
 def _sized(out: Tensor, *shape: int) -> Tensor:
@@ -102,21 +105,33 @@ def _range_bench(n: int) -> Workload:
     return Workload(str(n), make, dtypes=(torch.int64, torch.float32))
 
 
-@op("aten::arange.start_out", dtypes=NUMBERS, samples=_ranges, resizes_out=True, bench=(_range_bench(4096), _range_bench(1 << 26)))
+def _plan_arange(start: float, end: float, step: float, out: Tensor) -> Planned:
+    """Numbers are those of each call: a key holds integers only."""
+    floating, blocks = out.dtype.is_floating_point, _blocks(BLOCK)
+
+    def run(start: float, end: float, step: float, out: Tensor) -> Tensor:
+        if not floating and not (type(start) is int and type(end) is int and type(step) is int):
+            raise Declined(f"a range of {type(start).__name__}, {type(end).__name__} into {out.dtype}")
+        if not floating and not all(-(2**63) <= v < 2**63 for v in (start, end, step)):
+            raise Declined("the range does not fit in 64 bits")
+        n = _length(start, end, step)
+        _sized(out, n)
+        grid, block = blocks(n)
+        if floating:
+            start, step = bits(start), bits(step)
+        _arange_kernel[grid](out, start, step, n, floating, block)
+        return out
+
+    return run
+
+
+@op(
+    "aten::arange.start_out", dtypes=NUMBERS, samples=_ranges, resizes_out=True, plan=_plan_arange,
+    bench=(_range_bench(4096), _range_bench(1 << 26)),
+)  # fmt: skip
 def arange(start: float, end: float, step: float = 1, *, out: Tensor) -> Tensor:
     """start, start + step, ... up to but not including end, each computed as start + i * step in float64 or int64."""
-    floating = out.dtype.is_floating_point
-    if not floating and not (type(start) is int and type(end) is int and type(step) is int):
-        raise Declined(f"a range of {type(start).__name__}, {type(end).__name__} into {out.dtype}")
-    if not floating and not all(-(2**63) <= v < 2**63 for v in (start, end, step)):
-        raise Declined("the range does not fit in 64 bits")
-    n = _length(start, end, step)
-    _sized(out, n)
-    grid, block = _blocks(n)
-    if floating:
-        start, step = bits(start), bits(step)
-    _arange_kernel[grid](out, start, step, n, floating, block)
-    return out
+    return call(_plan_arange, start, end, step, out=out)
 
 
 def _spaces(dtype: torch.dtype) -> Iterator[Sample]:
@@ -131,17 +146,33 @@ def _space_bench(n: int) -> Workload:
     return Workload(str(n), make, dtypes=(torch.float32,))
 
 
-@op("aten::linspace.out", dtypes=DOUBLES, samples=_spaces, resizes_out=True, bench=(_space_bench(4096), _space_bench(1 << 26)))
+def _plan_linspace(start: float, end: float, steps: int, out: Tensor) -> Planned:
+    blocks = _blocks(BLOCK)
+    return lambda start, end, steps, out: _spaced(start, end, steps, None, out, blocks(steps))
+
+
+def _plan_logspace(start: float, end: float, steps: int, base: float, out: Tensor) -> Planned:
+    blocks = _blocks(_BLOCK_OF_POWERS)
+    return lambda start, end, steps, base, out: _spaced(start, end, steps, base, out, blocks(steps))
+
+
+@op(
+    "aten::linspace.out", dtypes=DOUBLES, samples=_spaces, resizes_out=True, plan=_plan_linspace,
+    bench=(_space_bench(4096), _space_bench(1 << 26)),
+)  # fmt: skip
 def linspace(start: float, end: float, steps: int, *, out: Tensor) -> Tensor:
     """`steps` numbers from start to end at equal distances, computed in float64."""
-    return _spaced(start, end, steps, None, out)
+    return call(_plan_linspace, start, end, steps, out=out)
 
 
-def _spaced(start: float, end: float, steps: int, base: float | None, out: Tensor) -> Tensor:
-    if steps < 1 or not all(isinstance(v, (int, float)) and math.isfinite(v) for v in (start, end)):
-        raise Declined(f"{steps} steps from {start} to {end}")
+def _spaced(start: float, end: float, steps: int, base: float | None, out: Tensor, blocks: tuple[tuple[int], int]) -> Tensor:
+    for v in (start, end):
+        if not isinstance(v, (int, float)) or not math.isfinite(v):
+            raise Declined(f"from {start} to {end}")
+    if steps < 1:
+        raise Declined(f"{steps} steps")
     _sized(out, steps)
-    grid, block = _blocks(steps, BLOCK if base is None else _BLOCK_OF_POWERS)
+    grid, block = blocks
     step = (float(end) - float(start)) / (steps - 1) if steps > 1 else 0.0
     last = end if steps > 1 else start
     powers, base = base is not None, bits(0.0 if base is None else base)
@@ -156,10 +187,12 @@ def _powers(dtype: torch.dtype) -> Iterator[Sample]:
         yield Sample(numbers, {"out": torch.empty(0, dtype=dtype)})
 
 
-@op("aten::logspace.out", dtypes=DOUBLES, samples=_powers, resizes_out=True, bench=(_space_bench(4096),))
+@op(
+    "aten::logspace.out", dtypes=DOUBLES, samples=_powers, resizes_out=True, plan=_plan_logspace, bench=(_space_bench(4096),),
+)  # fmt: skip
 def logspace(start: float, end: float, steps: int, base: float = 10.0, *, out: Tensor) -> Tensor:
     """base to the power of `steps` numbers from start to end at equal distances, computed in float64."""
-    return _spaced(start, end, steps, base, out)
+    return call(_plan_logspace, start, end, steps, base, out=out)
 
 
 def _eyes(*columns: int) -> object:

@@ -182,9 +182,16 @@ def take(self: Tensor, index: Tensor, out: Tensor | None = None) -> Planned:
 @triton.jit(do_not_specialize=["total", "n", "n_steps"], debug=True)
 def _owners_kernel(end_ptr, out_ptr, total, n, n_steps, BLOCK: tl.constexpr):
     """Which run each of `total` elements is in; runs end at end[n]."""
-    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    at = tl.program_id(0).to(tl.int64) * BLOCK
+    i = at + tl.arange(0, BLOCK)
     tl.device_assert(tl.load(end_ptr + n - 1) == total, "repeat_interleave: output_size is not the sum of repeats")
-    owner = _places(end_ptr, i, tl.zeros((BLOCK,), tl.int32), n, n_steps, True, BLOCK)
+    # The first and the last element look in all runs, the others between what these found.
+    ends = tl.minimum(at + tl.arange(0, 2) * (BLOCK - 1), total - 1)
+    found = _places(end_ptr, ends, tl.zeros((2,), tl.int32), n, n_steps, True, 2)
+    first = tl.min(found, 0)
+    between = tl.max(found, 0) - first
+    n_digits = tl.sum((between >= (tl.full((32,), 1, tl.int64) << tl.arange(0, 32))).to(tl.int32), 0)
+    owner = first + _places(end_ptr, i, tl.zeros((BLOCK,), tl.int32) + first, between, n_digits, True, BLOCK)
     start = tl.load(end_ptr + owner - 1, mask=(owner > 0) & (i < total), other=0)
     tl.device_assert((i >= total) | (start <= i), "repeat_interleave: repeats can not be negative")
     tl.store(out_ptr + i, owner.to(out_ptr.dtype.element_ty), mask=i < total)
@@ -197,11 +204,12 @@ def _repeats(dtype: torch.dtype) -> Iterator[Sample]:
     yield Sample((values((700,), dtype, 0, 5)[::2],))
 
 
-def _refuse_repeats(repeats: Tensor, total: Tensor | int, output_size: int | None) -> int:
+def _refuse_repeats(repeats: Tensor, total: Tensor, output_size: int | None) -> int:
     """How long the result is."""
-    if bool((repeats < 0).any()) or output_size not in (None, int(total)):
+    least, length = torch.stack((repeats.min().long(), total)).tolist()  # one wait
+    if least < 0 or output_size not in (None, length):
         raise Declined("negative repeats, or output_size is not their sum: ATen raises")
-    return int(total)
+    return length
 
 
 def _repeats_bench() -> tuple[Workload, ...]:

@@ -86,6 +86,19 @@ def test_nonzero_of_dense_and_of_sparse_tensors(shape: tuple, every: int, dtype:
     assert launched == ["_places_kernel" if len(native) * 16 >= n else "_few_places_kernel"]
 
 
+@pytest.mark.parametrize("block", [2, 16, 64])
+@pytest.mark.parametrize("repeats", [[70], [0, 0, 33, 0, 1, 0], [1] * 130, [3, 0, 100, 0, 0, 2], [0, 5] * 40])
+def test_repeats_in_several_blocks(block: int, repeats: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs that begin, end and pass through a block, and empty ones between."""
+    from gems_ops.index import searching
+
+    monkeypatch.setattr(searching, "INTERPRETER_BLOCK" if device.interpreted() else "BLOCK", block)
+    x = torch.tensor(repeats, device=HERE)
+    with flag_gems.use_gems(include=["repeat_interleave"]):
+        ours = torch.repeat_interleave(x), torch.repeat_interleave(x, output_size=sum(repeats))
+    assert all(torch.equal(t, torch.repeat_interleave(x)) for t in ours)
+
+
 REFUSED = {
     "masked_scatter": lambda: table().masked_scatter_(table() > 3, at(1, 2).float()),
     "repeat_interleave": lambda: torch.repeat_interleave(at(2, -1, 3)),
