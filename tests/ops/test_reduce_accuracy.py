@@ -22,6 +22,7 @@ CALLS: dict[str, Callable[[Tensor], Tensor]] = {
     "var of rows": lambda x: x.var(1),
     "var of columns": lambda x: x.var(0),
     "var far from zero": lambda x: (x + 1000).var(1),
+    "var beside an outlier": lambda x: torch.cat([x[:, :1] + 1000, x[:, 1:]], 1).var(1),
     "std": lambda x: x.std(1),
     "norm": lambda x: torch.linalg.vector_norm(x, dim=1),
     "norm 3": lambda x: torch.linalg.vector_norm(x, 3, dim=1),

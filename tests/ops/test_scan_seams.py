@@ -95,7 +95,7 @@ RISING = torch.linspace(-60, 60, 300)
 
 
 @pytest.mark.parametrize("row", [
-    RISING, RISING.flip(0), RISING * 3, RISING / 60, torch.where(RISING < 0, -INF, RISING / 60), torch.full((300,), -INF),
+    RISING, RISING.flip(0), RISING * 30, RISING / 60, torch.where(RISING < 0, -INF, RISING / 60), torch.full((300,), -INF),
     torch.where(RISING.abs() < 1, INF, 0.0), torch.where(RISING.abs() < 1, float("nan"), 0.0), torch.where(RISING < -59, -30.0, 0.0),
 ])  # fmt: skip
 def test_logcumsumexp_far_from_the_largest_element(parts: list[int], row: Tensor) -> None:
