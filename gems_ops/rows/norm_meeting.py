@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from gems_ops.rows.access import load_rows, over
+from gems_ops.rows.access import load_rows, over, widen, widen_again
 from gems_ops.rows.meeting import meet, publish, published, take_place
 from gems_ops.rows.norm_kernels import _add_both, _load_columns, _load_statistic, _load_sum, _store_gradient
 from gems_runtime import LibEntry
@@ -47,22 +47,26 @@ def _shared_norm_kernel(
     col = part * BLOCK + tl.arange(0, BLOCK)
     in_rows = row < n_rows
     mask = in_rows[:, None] & (col < n)[None, :]
-    x = _load_sum(x_ptr, residual_ptr, row, x_row, residual_row, col, mask, sum_ptr is not None)  # [ROWS, BLOCK]
-    if sum_ptr is not None:
-        tl.store(sum_ptr + (row * sum_row)[:, None] + col[None, :], x.to(sum_ptr.dtype.element_ty), mask=mask)
+    x = tl.load(x_ptr + (row * x_row)[:, None] + col[None, :], mask=mask, other=0)  # [ROWS, BLOCK]
+    if residual_ptr is not None:
+        x = widen(x) + load_rows(residual_ptr, row, residual_row, col, mask)
+        if sum_ptr is not None:
+            x = x.to(sum_ptr.dtype.element_ty)
+            tl.store(sum_ptr + (row * sum_row)[:, None] + col[None, :], x, mask=mask)
     if CENTER:
-        level = over(tl.sum(x, 1), min(n - part * BLOCK, BLOCK))
-        x = tl.where((col < n)[None, :], x - level[:, None], 0.0)
-        rest, square = tl.reduce((x, x * x), 1, _add_both)
+        level = over(tl.sum(widen(x), 1), min(n - part * BLOCK, BLOCK))
+        away = tl.where((col < n)[None, :], widen_again(x) - level[:, None], 0.0)
+        rest, square = tl.reduce((away, away * away), 1, _add_both)
         publish(level_ptr, group, part, parts, level)
         publish(rest_ptr, group, part, parts, rest)
         publish(square_ptr, group, part, parts, square)
     else:
-        publish(square_ptr, group, part, parts, tl.sum(x * x, 1))
+        publish(square_ptr, group, part, parts, tl.sum(widen(x) * widen(x), 1))
     meet(counters_ptr, group, parts, 1)
+    x = widen_again(x, True)
     if CENTER:
         step, mean, variance = _gather_moments(level_ptr, rest_ptr, square_ptr, group, part, parts, n, ROWS, PARTS, BLOCK)
-        x -= step[:, None]
+        x = x - level[:, None] - step[:, None]
         if mean_ptr is not None:
             tl.store(mean_ptr + row, mean.to(mean_ptr.dtype.element_ty), mask=in_rows & (part == 0))
     else:

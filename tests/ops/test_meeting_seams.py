@@ -37,9 +37,10 @@ def short(together: Together, monkeypatch: pytest.MonkeyPatch) -> Together:  # n
     monkeypatch.setattr(softmax_backward, "_ALONE", 64)
     monkeypatch.setattr(norm, "WHOLE", 64)
     monkeypatch.setattr(norm, "ALONE", {})
-    monkeypatch.setattr(norm, "SHARES", Shares((Share(2 * 64, 8, 4),), rows=2))
+    for name in ("SHARES", "HALF_SHARES"):
+        monkeypatch.setattr(norm, name, Shares((Share(2 * 64, 8, 4, rows=2),)))
     monkeypatch.setattr(norm, "WHOLE_GRADIENT", 64)
-    monkeypatch.setattr(norm, "GRADIENT_SHARE", Share(4 * 64, 8, 2))
+    monkeypatch.setattr(norm, "GRADIENT_SHARE", Share(4 * 64, 8, 2, rows=4))
     return together
 
 
