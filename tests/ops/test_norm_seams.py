@@ -53,3 +53,9 @@ def test_a_mean_far_from_0_costs_no_precision(name: str) -> None:
     with flag_gems.use_gems():
         ours = (function(x).cpu() - truth).abs().max()
     assert ours <= 1.5 * native + 1e-5, (ours, native)
+
+
+def test_rows_past_the_last_spoil_no_gradient_where_eps_is_0() -> None:
+    x, grad, weight = random(3, 64), random(3, 64, seed=1), random(64, seed=2)
+    want = torch.autograd.functional.vjp(lambda x, w: F.rms_norm(x, (64,), w, 0.0), (x, weight), grad)[1]
+    torch.testing.assert_close(torch.ops.gems.rms_norm_backward(grad, x, weight, 0.0), want, rtol=1e-4, atol=1e-5)
