@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gems_ops.op import NUMBERS, Declined, Sample, op, planned, result_buffer
+from gems_ops.op import NUMBERS, Declined, Sample, planned, result_buffer
 from gems_ops.order.bitonic import short_row_tile, sorted_columns
 from gems_ops.order.keys import ordered
 from gems_ops.order.radix import is_short
@@ -78,12 +78,6 @@ def _plan_along(plan: Plan, self: Tensor, which: str, k: int, dim: int, keepdim:
     rows = plan_rows(plan, self, dim)
     values, indices = (plan.result(shape, dtype, self.device, i) for i, dtype in enumerate(dtypes))
     return _plan_nth(plan, rows, (self.numel() // n, n), which, k, values, indices, "(out0, out1)")
-
-
-def _along(
-    self: Tensor, which: str, k: int, dim: int, keepdim: bool, out: tuple[Tensor, Tensor] | None
-) -> tuple[Tensor, Tensor]:
-    return _plan_along(Plan("self", out=out), self, which, k, dim, keepdim)(self, *(out or ()))
 
 
 def _rows(*rest: Callable[[int], int]) -> Callable[[torch.dtype], Iterator[Sample]]:

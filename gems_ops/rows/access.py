@@ -5,6 +5,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from gems_runtime import device
+
+_INTERPRETED = tl.constexpr(device.interpreted())
+
 
 @triton.jit
 def row_offsets(rows, inner, stride_outer, stride_inner):
@@ -34,3 +38,17 @@ def over(total, n):
         return total / n
     else:
         return tl.div_rn(total, tl.full(total.shape, n, tl.float32))
+
+
+@triton.jit
+def widen_again(x, ONCE_MORE: tl.constexpr = False):
+    """`widen`, of which a compiler for NVIDIA does not know that it was done before: so it keeps 16-bit elements, not both.
+
+    The third time is ONCE_MORE: two instructions of one text would be one.
+    """
+    if _INTERPRETED or x.dtype.primitive_bitwidth != 16:
+        return widen(x)
+    elif ONCE_MORE:
+        return widen(tl.inline_asm_elementwise("mov.b32 $0, $1; // once more", "=r,r", [x], dtype=x.dtype, is_pure=True, pack=2))
+    else:
+        return widen(tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [x], dtype=x.dtype, is_pure=True, pack=2))

@@ -41,6 +41,7 @@ class Share:
     elements: int
     num_warps: int
     resident: int
+    rows: int = 1  # of those that lie along the memory
 
     @property
     def options(self) -> dict[str, int]:
@@ -54,7 +55,6 @@ class Shares:
 
     along: tuple[Share, ...]
     across: tuple[Share, ...] = ()
-    rows: int = 1  # along the memory, in one share
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def meeting(rows: Rows, strides: RowStrides, dtype: torch.dtype, shares: Shares)
     """
     across = rows.n_rows >= _ACROSS and lie_across(rows, strides)
     for share in shares.across if across else shares.along:
-        m = meeting_of(rows, dtype, share, _ACROSS if across else shares.rows)
+        m = meeting_of(rows, dtype, share, _ACROSS if across else share.rows)
         if m is not None:
             # Few rows are read twice from the second cache, by more programs.
             return m if m.programs >= 4 * sm_count() else None

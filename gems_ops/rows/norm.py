@@ -37,10 +37,12 @@ WHOLE_GRADIENT = 8192
 LONG_BLOCK = 8192
 # Columns up to which rows of these types are one program's; beyond, and in other types beyond WHOLE, programs share them.
 ALONE = {torch.float16: 16384, torch.bfloat16: 16384}
-SHARES = Shares((Share(8192, 8, 4),), rows=2)  # weight and bias are read, and held, for two rows at a time
+# Weight and bias are read, and held, for several rows at a time. The second share is for the longest rows.
+SHARES = Shares((Share(8192, 8, 4, rows=2),))
+HALF_SHARES = Shares((Share(16384, 8, 3, rows=4), Share(16384, 16, 2, rows=2)))
 LONG_GRADIENT_BLOCK = 4096
 # Programs that share rows backward hold several of them: what they keep for each column, they then keep for fewer columns.
-GRADIENT_SHARE, GRADIENT_ROWS = Share(8192, 8, 2), 4
+GRADIENT_SHARE = Share(8192, 8, 2, rows=4)
 TILE, WARP = 2048, 512  # elements of a program where rows are short, and of a warp of it
 # Each leaves one row of sums for the gradients of weight and bias. Three stages, two rows read ahead, are what hides
 # the wait for memory: 109 us instead of 150 with two stages or none (16384 x 4096, bfloat16, H200).
@@ -148,7 +150,10 @@ def plan_norm(
     strides = (x_row, residual_row, n if y_row is None else y_row, n if total_row is None else total_row)
     tensors = (x, residual, *norm.vectors(plan), y, total, mean, rstd)
     if n > ALONE.get(norm.x.dtype, WHOLE):
-        m = meeting(Rows(n_rows, n, 1), (x_row, 0, 1), norm.x.dtype, SHARES)
+        # a sum that nobody wants is kept in 32 bits
+        wide = norm.x.dtype == torch.float32 or norm.residual is not None and total is None
+        shares = SHARES if wide else HALF_SHARES
+        m = meeting(Rows(n_rows, n, 1), (x_row, 0, 1), norm.x.dtype, shares)
         if m is not None:
             places = plan_meeting(plan, m, norm.x.device, *(("level", "rest") if norm.center else ()), "square")
             places = places if norm.center else (places[0], None, None, places[1])
@@ -229,7 +234,7 @@ def _gradient_meeting(norm: Norm, wanted: tuple[bool, bool, bool], saved: bool) 
     """How programs meet over long rows, each with all the rows that it can have; None where they cannot."""
     if not wanted[0] or norm.center and not saved:
         return None
-    m = meeting_of(Rows(norm.n_rows, norm.n, 1), norm.x.dtype, GRADIENT_SHARE, GRADIENT_ROWS)
+    m = meeting_of(Rows(norm.n_rows, norm.n, 1), norm.x.dtype, GRADIENT_SHARE, GRADIENT_SHARE.rows)
     return m and replace(m, groups=min(m.groups, m.resident // m.parts))
 
 

@@ -173,7 +173,8 @@ def _norm_gradient_kernel(
                 x = tl.where(mask, x - _load_statistic(mean_ptr, row, in_rows)[:, None], 0.0)
         else:
             x, mean, variance = _centred(x, mask, n, CENTER)
-            rstd = 1 / tl.sqrt(variance + eps)
+            # a row past the last is 0, and eps may be: 0 times infinity would spoil the sums
+            rstd = tl.where(in_rows, 1 / tl.sqrt(variance + eps), 0.0)
         x *= rstd[:, None]
         if dweight_ptr is not None:
             dweight += grad * x

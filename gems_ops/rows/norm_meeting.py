@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from gems_ops.rows.access import load_rows, over
+from gems_ops.rows.access import load_rows, over, widen, widen_again
 from gems_ops.rows.meeting import meet, publish, published, take_place
 from gems_ops.rows.norm_kernels import _add_both, _load_columns, _load_statistic, _load_sum, _store_gradient
 from gems_runtime import LibEntry
@@ -47,22 +47,26 @@ def _shared_norm_kernel(
     col = part * BLOCK + tl.arange(0, BLOCK)
     in_rows = row < n_rows
     mask = in_rows[:, None] & (col < n)[None, :]
-    x = _load_sum(x_ptr, residual_ptr, row, x_row, residual_row, col, mask, sum_ptr is not None)  # [ROWS, BLOCK]
-    if sum_ptr is not None:
-        tl.store(sum_ptr + (row * sum_row)[:, None] + col[None, :], x.to(sum_ptr.dtype.element_ty), mask=mask)
+    x = tl.load(x_ptr + (row * x_row)[:, None] + col[None, :], mask=mask, other=0)  # [ROWS, BLOCK]
+    if residual_ptr is not None:
+        x = widen(x) + load_rows(residual_ptr, row, residual_row, col, mask)
+        if sum_ptr is not None:
+            x = x.to(sum_ptr.dtype.element_ty)
+            tl.store(sum_ptr + (row * sum_row)[:, None] + col[None, :], x, mask=mask)
     if CENTER:
-        level = over(tl.sum(x, 1), min(n - part * BLOCK, BLOCK))
-        x = tl.where((col < n)[None, :], x - level[:, None], 0.0)
-        rest, square = tl.reduce((x, x * x), 1, _add_both)
+        level = over(tl.sum(widen(x), 1), min(n - part * BLOCK, BLOCK))
+        away = tl.where((col < n)[None, :], widen_again(x) - level[:, None], 0.0)
+        rest, square = tl.reduce((away, away * away), 1, _add_both)
         publish(level_ptr, group, part, parts, level)
         publish(rest_ptr, group, part, parts, rest)
         publish(square_ptr, group, part, parts, square)
     else:
-        publish(square_ptr, group, part, parts, tl.sum(x * x, 1))
+        publish(square_ptr, group, part, parts, tl.sum(widen(x) * widen(x), 1))
     meet(counters_ptr, group, parts, 1)
+    x = widen_again(x, True)
     if CENTER:
         step, mean, variance = _gather_moments(level_ptr, rest_ptr, square_ptr, group, part, parts, n, ROWS, PARTS, BLOCK)
-        x -= step[:, None]
+        x = x - level[:, None] - step[:, None]
         if mean_ptr is not None:
             tl.store(mean_ptr + row, mean.to(mean_ptr.dtype.element_ty), mask=in_rows & (part == 0))
     else:
@@ -97,32 +101,43 @@ def _shared_norm_gradient_kernel(
         row = block * ROWS + tl.arange(0, ROWS)
         in_rows = row < n_rows
         mask = in_rows[:, None] & (col < n)[None, :]
-        x = _load_sum(x_ptr, residual_ptr, row, x_row, residual_row, col, mask, False)  # [ROWS, BLOCK]
-        grad = load_rows(grad_ptr, row, grad_row, col, mask)
+        # [ROWS, BLOCK], both as they come: widened, they would take twice the registers while others are waited for.
+        x_in = tl.load(x_ptr + (row * x_row)[:, None] + col[None, :], mask=mask, other=0)
+        if residual_ptr is not None:
+            x_in = widen(x_in) + load_rows(residual_ptr, row, residual_row, col, mask)
+        grad_in = tl.load(grad_ptr + (row * grad_row)[:, None] + col[None, :], mask=mask, other=0)
         # Others may still read what they were told a round ago: two places take turns.
         place = group * 2 + times % 2
         times += 1
-        # What is held while others are waited for is few registers: x and one product of the gradient, not two.
         if SAVED:
             rstd = _load_statistic(rstd_ptr, row, in_rows)
-            if CENTER:
-                x -= _load_statistic(mean_ptr, row, in_rows)[:, None]
-            x *= rstd[:, None]
+            mean = _load_statistic(mean_ptr, row, in_rows) if CENTER else tl.zeros_like(rstd)
+            x = (widen(x_in) - mean[:, None]) * rstd[:, None]
+            grad = widen(grad_in)
             dweight += tl.sum(grad * x, 0)
             dbias += tl.sum(grad, 0)
             grad *= weight
             if CENTER:
-                publish(total_ptr, place, part, parts, tl.sum(grad, 1))
-            publish(product_ptr, place, part, parts, tl.sum(grad * x, 1))
+                total, product = tl.reduce((grad, grad * x), 1, _add_both)
+                publish(total_ptr, place, part, parts, total)
+            else:
+                product = tl.sum(grad * x, 1)
+            publish(product_ptr, place, part, parts, product)
             meet(counters_ptr, group, parts, times)
             product = tl.sum(published(product_ptr, place, parts, 0.0, ROWS, PARTS), 1)
+            x = (widen_again(x_in) - mean[:, None]) * rstd[:, None]
+            grad = widen_again(grad_in) * weight
         else:
-            publish(square_ptr, place, part, parts, tl.sum(x * x, 1))
-            publish(product_ptr, place, part, parts, tl.sum(grad * x * weight, 1))
+            x, grad = widen(x_in), widen(grad_in)
+            square, product = tl.reduce((x * x, grad * x * weight), 1, _add_both)
+            publish(square_ptr, place, part, parts, square)
+            publish(product_ptr, place, part, parts, product)
             meet(counters_ptr, group, parts, times)
-            rstd = 1 / tl.sqrt(over(tl.sum(published(square_ptr, place, parts, 0.0, ROWS, PARTS), 1), n) + eps)
+            # a row past the last is 0, and eps may be: 0 times infinity would spoil the sums
+            variance = over(tl.sum(published(square_ptr, place, parts, 0.0, ROWS, PARTS), 1), n)
+            rstd = tl.where(in_rows, 1 / tl.sqrt(variance + eps), 0.0)
             product = tl.sum(published(product_ptr, place, parts, 0.0, ROWS, PARTS), 1) * rstd
-            x *= rstd[:, None]
+            x, grad = widen_again(x_in) * rstd[:, None], widen_again(grad_in)
             dweight += tl.sum(grad * x, 0)
             grad *= weight
         dx = grad - x * over(product, n)[:, None]

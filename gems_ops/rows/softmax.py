@@ -12,13 +12,14 @@ from torch import Tensor
 from gems_ops import samples, workloads
 from gems_ops.op import DOUBLES, Declined, Sample, op
 from gems_ops.plan import Code, Plan, Planned, call
-from gems_ops.rows.access import row_offsets, widen
+from gems_ops.rows.access import row_offsets, widen, widen_again
 from gems_ops.rows.meeting import Share, Shares, meet, meeting, plan_meeting, publish, published, take_place
 from gems_ops.rows.tiling import read_rows, rows_of, tiling, write_rows
 from gems_runtime import LibEntry
 
 _MOST = 32768  # elements of a tile: 64 for each of 512 threads
-# Of longer rows: 32 elements for each thread.
+# Of longer rows: 32 elements for each thread, 64 of 16 bits.
+_HALF_SHARES = Shares((Share(16384, 8, 4), Share(32768, 16, 2)), (Share(16384, 8, 3), Share(32768, 16, 1)))
 _SHARES = Shares((Share(8192, 8, 4), Share(16384, 16, 2)), (Share(8192, 8, 3), Share(16384, 16, 2)))
 # Columns up to which rows of these types are one program's.
 _ALONE = {torch.float16: 16384, torch.bfloat16: 16384}
@@ -162,11 +163,11 @@ def _shared_softmax_kernel(
     first, cols = part.to(tl.int64) * BLOCK_N, tl.arange(0, BLOCK_N)
     ok = (rows < n_rows)[:, None] & (cols < n_cols - first)[None, :]
     x_at = (row_offsets(rows, inner, x_outer, x_inner) + first * x_col)[:, None] + cols.to(tl.int64)[None, :] * x_col
-    x = widen(tl.load(x_ptr + x_at, mask=ok, other=float("-inf")))  # [BLOCK_R, BLOCK_N]
-    part_high = tl.max(x, axis=1)
+    loaded = tl.load(x_ptr + x_at, mask=ok, other=float("-inf"))  # [BLOCK_R, BLOCK_N]
+    part_high = tl.max(widen(loaded), axis=1)
     # In a part of nothing but -inf, exponentials count as 0.
     part_finite = tl.where(part_high == float("-inf"), 0.0, part_high)
-    powers = tl.exp(x - part_finite[:, None])
+    powers = tl.exp(widen_again(loaded) - part_finite[:, None])
     publish(high_ptr, group, part, parts, part_high)
     publish(total_ptr, group, part, parts, tl.sum(powers, axis=1))
     meet(counters_ptr, group, parts, 1)
@@ -175,13 +176,14 @@ def _shared_softmax_kernel(
     high = tl.max(highs, axis=1)
     finite = tl.where(high == float("-inf"), 0.0, high)
     total = tl.sum(totals * tl.exp(highs - finite[:, None]), axis=1)
+    # This part's maximum is taken from what was published: Triton would compute it twice, in the layouts of both.
+    own = tl.max(tl.where((tl.arange(0, PARTS) == part)[None, :], highs, float("-inf")), axis=1)
+    x = widen_again(loaded, True) - part_finite[:, None]
     if LOG:
-        y = _normalised(x, high, total, LOG)
+        y = x - (high - tl.where(own == float("-inf"), 0.0, own) + tl.log(total))[:, None]
     else:
-        # Powers are computed once: they are most of the arithmetic. A row of nothing but -inf gives 0 / 0. This part's
-        # maximum is taken from what was published: Triton would compute it twice, in the layouts of both.
-        own = tl.max(tl.where((tl.arange(0, PARTS) == part)[None, :], highs, float("-inf")), axis=1)
-        y = powers * (tl.exp(own - finite) / total)[:, None]
+        # Exponentials of 32 bits are computed once. A row of nothing but -inf gives 0 / 0.
+        y = tl.exp(x) * (tl.exp(own - finite) / total)[:, None]
     y_at = (row_offsets(rows, inner, y_outer, y_inner) + first * y_col)[:, None] + cols.to(tl.int64)[None, :] * y_col
     tl.store(y_ptr + y_at, y.to(y_ptr.dtype.element_ty), mask=ok)
 
@@ -195,7 +197,7 @@ def _plan(x: Tensor, dim: int, half_to_float: bool, out: Tensor | None, log: boo
     x_strides = read_rows(plan, "x", x, dim, rows)
     t = tiling(rows, x_strides, _MOST)
     sizes, strides = (rows.n_rows, rows.n_cols), (rows.inner, *x_strides, *y_strides)
-    m = None if t.whole and rows.n_cols <= _ALONE.get(x.dtype, _MOST) else meeting(rows, x_strides, x.dtype, _SHARES)
+    m = None if t.whole and rows.n_cols <= _ALONE.get(x.dtype, _MOST) else meeting(rows, x_strides, x.dtype, _SHARES if x.dtype == torch.float32 else _HALF_SHARES)
     if m is not None:
         places = plan_meeting(plan, m, x.device, "high", "total")
         blocks = (log, m.padded_parts, m.block_r, m.block_n)

@@ -12,13 +12,14 @@ from torch import Tensor
 from gems_ops import samples, workloads
 from gems_ops.op import DOUBLES, Declined, Sample, op
 from gems_ops.plan import Code, Plan, Planned, call
-from gems_ops.rows.access import row_offsets, widen
+from gems_ops.rows.access import row_offsets, widen, widen_again
 from gems_ops.rows.meeting import Share, Shares, meet, meeting, plan_meeting, publish, published, take_place
 from gems_ops.rows.tiling import read_rows, rows_of, tiling, write_rows
 from gems_runtime import LibEntry
 
 _MOST = 16384  # elements of a tile, of which a program holds two
-# Of longer rows: 2 x 16 elements for each thread.
+# Of longer rows: 2 x 16 elements for each thread, 2 x 32 of 16 bits.
+_HALF_SHARES = Shares((Share(16384, 16, 2),), (Share(16384, 16, 2),))
 _SHARES = Shares((Share(8192, 16, 2),), (Share(8192, 16, 2),))
 _ALONE = 16384  # columns up to which a row is one program's
 
@@ -176,13 +177,14 @@ def _shared_gradient_kernel(
     wide = cols.to(tl.int64)[None, :]
     grad_at = (row_offsets(rows, inner, grad_outer, grad_inner) + first * grad_col)[:, None] + wide * grad_col
     y_at = (row_offsets(rows, inner, y_outer, y_inner) + first * y_col)[:, None] + wide * y_col
-    grad = widen(tl.load(grad_ptr + grad_at, mask=ok, other=0.0))  # [BLOCK_R, BLOCK_N]
-    y = widen(tl.load(y_ptr + y_at, mask=ok, other=0.0))
-    publish(total_ptr, group, part, parts, tl.sum(_term(grad, y, LOG), axis=1))
+    grad = tl.load(grad_ptr + grad_at, mask=ok, other=0.0)  # [BLOCK_R, BLOCK_N]
+    y = tl.load(y_ptr + y_at, mask=ok, other=0.0)
+    publish(total_ptr, group, part, parts, tl.sum(_term(widen(grad), widen(y), LOG), axis=1))
     meet(counters_ptr, group, parts, 1)
     total = tl.sum(published(total_ptr, group, parts, 0.0, BLOCK_R, PARTS), axis=1)
     dx_at = (row_offsets(rows, inner, dx_outer, dx_inner) + first * dx_col)[:, None] + wide * dx_col
-    tl.store(dx_ptr + dx_at, _gradient(grad, y, total, LOG).to(dx_ptr.dtype.element_ty), mask=ok)
+    dx = _gradient(widen_again(grad), widen_again(y), total, LOG)
+    tl.store(dx_ptr + dx_at, dx.to(dx_ptr.dtype.element_ty), mask=ok)
 
 
 def _plan(grad: Tensor, y: Tensor, dim: int, input_dtype: torch.dtype, out: Tensor | None, log: bool) -> Planned:
@@ -197,7 +199,7 @@ def _plan(grad: Tensor, y: Tensor, dim: int, input_dtype: torch.dtype, out: Tens
     t = tiling(rows, y_strides, _MOST)
     tensors, sizes = (Code("grad"), Code("output"), dx), (rows.n_rows, rows.n_cols)
     strides = (rows.inner, *grad_strides, *y_strides, *dx_strides)
-    m = None if t.whole and rows.n_cols <= _ALONE else meeting(rows, y_strides, grad.dtype, _SHARES)
+    m = None if t.whole and rows.n_cols <= _ALONE else meeting(rows, y_strides, grad.dtype, _SHARES if grad.dtype == torch.float32 else _HALF_SHARES)
     if m is not None:
         places = plan_meeting(plan, m, grad.device, "total")
         blocks = (log, m.padded_parts, m.block_r, m.block_n)

@@ -92,3 +92,9 @@ def batch_norm_and_gradient(x: Tensor, grad: Tensor, weight: Tensor, bias: Tenso
     statistics = (t.float() for t in torch.native_batch_norm(x, weight, bias, None, None, True, 0.1, 1e-5)[1:])
     backward = torch.ops.aten.native_batch_norm_backward
     return [y, mean, var, *(saved if train else []), *backward(grad, x, weight, mean, var, *statistics, train, 1e-5, mask)]
+
+
+def test_rows_past_the_last_spoil_no_gradient_where_eps_is_0() -> None:
+    x, grad, weight = random(3, 64), random(3, 64, seed=1), random(64, seed=2)
+    want = torch.autograd.functional.vjp(lambda x, w: F.rms_norm(x, (64,), w, 0.0), (x, weight), grad)[1]
+    torch.testing.assert_close(torch.ops.gems.rms_norm_backward(grad, x, weight, 0.0), want, rtol=1e-4, atol=1e-5)
