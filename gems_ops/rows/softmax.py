@@ -197,7 +197,9 @@ def _plan(x: Tensor, dim: int, half_to_float: bool, out: Tensor | None, log: boo
     x_strides = read_rows(plan, "x", x, dim, rows)
     t = tiling(rows, x_strides, _MOST)
     sizes, strides = (rows.n_rows, rows.n_cols), (rows.inner, *x_strides, *y_strides)
-    m = None if t.whole and rows.n_cols <= _ALONE.get(x.dtype, _MOST) else meeting(rows, x_strides, x.dtype, _SHARES if x.dtype == torch.float32 else _HALF_SHARES)
+    shares = _SHARES if x.dtype == torch.float32 else _HALF_SHARES
+    alone = t.whole and rows.n_cols <= _ALONE.get(x.dtype, _MOST)
+    m = None if alone else meeting(rows, x_strides, x.dtype, shares)
     if m is not None:
         places = plan_meeting(plan, m, x.device, "high", "total")
         blocks = (log, m.padded_parts, m.block_r, m.block_n)

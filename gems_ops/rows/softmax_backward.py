@@ -199,7 +199,8 @@ def _plan(grad: Tensor, y: Tensor, dim: int, input_dtype: torch.dtype, out: Tens
     t = tiling(rows, y_strides, _MOST)
     tensors, sizes = (Code("grad"), Code("output"), dx), (rows.n_rows, rows.n_cols)
     strides = (rows.inner, *grad_strides, *y_strides, *dx_strides)
-    m = None if t.whole and rows.n_cols <= _ALONE else meeting(rows, y_strides, grad.dtype, _SHARES if grad.dtype == torch.float32 else _HALF_SHARES)
+    shares = _SHARES if grad.dtype == torch.float32 else _HALF_SHARES
+    m = None if t.whole and rows.n_cols <= _ALONE else meeting(rows, y_strides, grad.dtype, shares)
     if m is not None:
         places = plan_meeting(plan, m, grad.device, "total")
         blocks = (log, m.padded_parts, m.block_r, m.block_n)

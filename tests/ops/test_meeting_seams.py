@@ -17,6 +17,9 @@ from gems_runtime import device
 pytestmark = pytest.mark.skipif(not device.interpreted(), reason="pretends a device on CPU tensors")
 
 INF = float("inf")
+FUNCTIONS = (
+    (softmax.softmax, softmax_backward.softmax_backward), (softmax.log_softmax, softmax_backward.log_softmax_backward),
+)  # fmt: skip
 SHARES = Shares((Share(64, 8, 4),), (Share(32 * 16, 8, 4),))
 
 
@@ -52,9 +55,7 @@ def test_softmax_of_parts(short: Together, dim: int, log: bool) -> None:
     rows[0, :64] = -INF  # a part of nothing
     rows[1] = -INF
     rows[2, 100], rows[3, 5], rows[4, -1] = float("nan"), INF, -INF
-    forward, backward = (
-        (softmax.log_softmax, softmax_backward.log_softmax_backward) if log else (softmax.softmax, softmax_backward.softmax_backward)
-    )
+    forward, backward = FUNCTIONS[log]
     y = x.log_softmax(dim) if log else x.softmax(dim)
     torch.testing.assert_close(forward(x, dim, False), y, equal_nan=True)
     assert short.meetings > 64
@@ -69,9 +70,7 @@ def test_softmax_of_parts_in_bfloat16(short: Together, dim: int) -> None:
     x, grad = (seeded(*((24, 170) if dim == 1 else (120, 570)), seed=i).bfloat16() for i in (5, 6))
     (x if dim == 1 else x.t())[0, :64] = -INF
     for log in (False, True):
-        forward, backward = (
-            (softmax.log_softmax, softmax_backward.log_softmax_backward) if log else (softmax.softmax, softmax_backward.softmax_backward)
-        )
+        forward, backward = FUNCTIONS[log]
         y = forward(x, dim, True)
         torch.testing.assert_close(y, x.float().log_softmax(dim) if log else x.float().softmax(dim))
         torch.testing.assert_close(forward(x, dim, False), y.bfloat16())
@@ -112,7 +111,8 @@ def test_norm_of_parts(short: Together, center: bool, n: int, dtype: torch.dtype
 def test_norm_of_a_sum_of_parts(short: Together) -> None:
     x, residual, weight = seeded(47, 150), seeded(47, 150, seed=8), seeded(150, seed=9)
     want = skip_norm._rms_formula(x, residual, weight)
-    torch.testing.assert_close(skip_norm._plan_rms(x, residual, weight, 1e-5)(x, residual, weight, 1e-5), want, rtol=1e-5, atol=1e-5)
+    got = skip_norm._plan_rms(x, residual, weight, 1e-5)(x, residual, weight, 1e-5)
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
     skip_norm._plan_rms_in_place(x, residual, weight, 1e-5)(x, residual, weight, 1e-5)
     torch.testing.assert_close((x, residual), want, rtol=1e-5, atol=1e-5)
     assert short.meetings == 2 * 24 * 3
@@ -143,7 +143,8 @@ def test_rms_norm_gradient_of_parts_finds_its_own_statistics(short: Together) ->
     """Without eps too, where the rows that fill the last program's are 0."""
     x, grad, dsum, weight = (seeded(*shape, seed=i) for i, shape in enumerate(((90, 150), (90, 150), (90, 150), (150,))))
     want = fused_rms_norm._backward_formula(grad, x, weight, 0.0)
-    torch.testing.assert_close(fused_rms_norm._plan_backward(grad, x, weight, 0.0)(grad, x, weight, 0.0), want, rtol=1e-4, atol=1e-4)
+    got = fused_rms_norm._plan_backward(grad, x, weight, 0.0)(grad, x, weight, 0.0)
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
     want = skip_norm._rms_backward_formula(grad, dsum, x, weight, 1e-5)
     got = skip_norm._plan_rms_backward(grad, dsum, x, weight, 1e-5)(grad, dsum, x, weight, 1e-5)
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
