@@ -16,8 +16,8 @@ from gems_ops.samples import layouts, values
 from gems_ops.workloads import Workload, random_like
 from gems_runtime import LibEntry, device
 
-BLOCK = 4096
-CHUNK = 512  # places that a program turns into coordinates at a time
+BLOCK = 8192
+CHUNK = 1024  # places that a program turns into coordinates at a time
 # From so many elements on nonzero keeps what it finds as bits, and reads no more than these if fewer than one in SPARSE is true.
 _KEPT_AS_BITS, SPARSE = 1 << 16, 16
 SUMMED = 4096  # counts that are added up at a time

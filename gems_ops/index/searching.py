@@ -19,7 +19,7 @@ from gems_ops.samples import values
 from gems_ops.workloads import Workload, random_like
 from gems_runtime import LibEntry, device
 
-BLOCK = 512
+BLOCK = 1024
 INTERPRETER_BLOCK = 1 << 14  # the interpreter pays per program, not per element
 
 

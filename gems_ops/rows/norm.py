@@ -36,13 +36,15 @@ WHOLE = 32768
 WHOLE_GRADIENT = 8192
 LONG_BLOCK = 8192
 # Columns up to which rows of these types are one program's; beyond, and in other types beyond WHOLE, programs share them.
-ALONE = {torch.float16: 16384, torch.bfloat16: 16384}
-# Weight and bias are read, and held, for several rows at a time. The second share is for the longest rows.
-SHARES = Shares((Share(8192, 8, 4, rows=2),))
+ALONE = dict.fromkeys((torch.float16, torch.bfloat16, torch.float32), 16384)
+# Weight and bias are read, and held, for several rows at a time. The second share is for the longest rows. Layer norm: 217 us
+# and 289 with two reads (512 x 131072), 213 and 218 with one program a row (2048 x 32768; float32, H100, 2026-11-27).
+SHARES = Shares((Share(8192, 8, 3, rows=2),))
 HALF_SHARES = Shares((Share(16384, 8, 3, rows=4), Share(16384, 16, 2, rows=2)))
 LONG_GRADIENT_BLOCK = 4096
 # Programs that share rows backward hold several of them: what they keep for each column, they then keep for fewer columns.
-GRADIENT_SHARE = Share(8192, 8, 2, rows=4)
+# 180 us and 324 with two reads (2048 x 16384), 361 and 645 (2048 x 32768; layer norm, float32, H100, 2026-11-27).
+GRADIENT_SHARE = Share(16384, 16, 1, rows=4)
 TILE, WARP = 2048, 512  # elements of a program where rows are short, and of a warp of it
 # Each leaves one row of sums for the gradients of weight and bias. Three stages, two rows read ahead, are what hides
 # the wait for memory: 109 us instead of 150 with two stages or none (16384 x 4096, bfloat16, H200).

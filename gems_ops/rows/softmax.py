@@ -18,11 +18,10 @@ from gems_ops.rows.tiling import read_rows, rows_of, tiling, write_rows
 from gems_runtime import LibEntry
 
 _MOST = 32768  # elements of a tile: 64 for each of 512 threads
-# Of longer rows: 32 elements for each thread, 64 of 16 bits.
+# Of longer rows: 32 elements for each thread, 64 of 16 bits; across memory 64 of both, of which one multiprocessor holds two
+# programs. 389 us and 559 with two reads (1024 x 131072, float32), 243 and 300 along dim 0 (8192 x 8192; H100, 2026-11-27).
 _HALF_SHARES = Shares((Share(16384, 8, 4), Share(32768, 16, 2)), (Share(16384, 8, 3), Share(32768, 16, 1)))
-_SHARES = Shares((Share(8192, 8, 4), Share(16384, 16, 2)), (Share(8192, 8, 3), Share(16384, 16, 2)))
-# Columns up to which rows of these types are one program's.
-_ALONE = {torch.float16: 16384, torch.bfloat16: 16384}
+_SHARES = Shares((Share(8192, 8, 4), Share(16384, 16, 2)), (Share(16384, 16, 2),))
 
 
 @triton.jit
@@ -198,8 +197,7 @@ def _plan(x: Tensor, dim: int, half_to_float: bool, out: Tensor | None, log: boo
     t = tiling(rows, x_strides, _MOST)
     sizes, strides = (rows.n_rows, rows.n_cols), (rows.inner, *x_strides, *y_strides)
     shares = _SHARES if x.dtype == torch.float32 else _HALF_SHARES
-    alone = t.whole and rows.n_cols <= _ALONE.get(x.dtype, _MOST)
-    m = None if alone else meeting(rows, x_strides, x.dtype, shares)
+    m = None if t.whole else meeting(rows, x_strides, x.dtype, shares)
     if m is not None:
         places = plan_meeting(plan, m, x.device, "high", "total")
         blocks = (log, m.padded_parts, m.block_r, m.block_n)

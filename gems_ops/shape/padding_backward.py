@@ -26,8 +26,8 @@ from gems_ops.workloads import Workload, random_like
 from gems_runtime import LibEntry, device
 
 # Of a tile, so that most tiles of a long row have no edge in them and read each place once: rows of 1024 in one tile took
-# 0.5 ms for 64 x 1024 x 1024 of float32, four times what the memory needs (H200, 2026-11-26).
-COLUMNS = 128
+# 0.5 ms for 64 x 1024 x 1024 of float32, four times what the memory needs (H200, 2026-11-26); in tiles of 64, 0.24 (H100, 2026-11-27).
+COLUMNS = 64
 
 
 @triton.jit

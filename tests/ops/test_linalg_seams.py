@@ -93,7 +93,7 @@ def test_a_transposed_operand_is_turned_where_products_are_exact(
 
     class Spy:
         def __getitem__(self, grid: object) -> Callable[..., None]:
-            return lambda *args, **options: (seen.append((args[12:14], args[22])), kernel[grid](*args, **options))
+            return lambda *args, **options: (seen.append((args[9:11], args[12:14], args[22])), kernel[grid](*args, **options))
 
     monkeypatch.setattr(tiled, "_tiled_matmul_kernel", Spy())
     lead = (3,) if name == "bmm" else ()
@@ -102,8 +102,8 @@ def test_a_transposed_operand_is_turned_where_products_are_exact(
         for _ in range(2):
             got = getattr(torch, name)(a, b)
             torch.testing.assert_close(got, (a.double() @ b.double()).float(), rtol=1e-5, atol=1e-5)
-    # the strides of the second operand, and which operands lie along K
-    assert seen == [((35, 1), 1) if copied else ((1, 29), 3)] * 2
+    # the strides of both operands, and which of them lie along K
+    assert seen == [((1, 37), (35, 1), 0) if copied else ((29, 1), (1, 29), 3)] * 2
 
 
 @pytest.mark.skipif(device.interpreted(), reason="the interpreter adds in an order of its own")

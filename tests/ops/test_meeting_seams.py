@@ -36,7 +36,6 @@ def short(together: Together, monkeypatch: pytest.MonkeyPatch) -> Together:  # n
         monkeypatch.setattr(module, "_HALF_SHARES", SHARES)
     monkeypatch.setattr(weight_norm, "_ALONE", 64)
     monkeypatch.setattr(weight_norm, "_SHARES", SHARES)
-    monkeypatch.setattr(softmax, "_ALONE", {})
     monkeypatch.setattr(softmax_backward, "_ALONE", 64)
     monkeypatch.setattr(norm, "WHOLE", 64)
     monkeypatch.setattr(norm, "ALONE", {})
