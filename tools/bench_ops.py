@@ -331,7 +331,7 @@ def summary(found: list[Row]) -> str:
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="tools/bench ops", description=__doc__)
     parser.add_argument("--family", help="only operators of these families, for example create,shape")
-    parser.add_argument("--op", help="only this operator, by schema name")
+    parser.add_argument("--op", help="only these operators, by schema name, with commas between")
     parser.add_argument("--quick", action="store_true", help="one workload and dtype per operator")
     parser.add_argument("--jobs", type=int, default=0, help="first compile in this many processes; default: while timing")
     parser.add_argument("--share", help=argparse.SUPPRESS)  # i/n: compile this share of the calls, time nothing
@@ -339,7 +339,8 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     measure.require_gpu("tools/bench ops")
     families = options.family.split(",") if options.family else sorted({o.family for o in all_ops()})
-    declared = [o for o in all_ops() if o.family in families and options.op in (None, o.name)]
+    wanted = options.op.split(",") if options.op else None
+    declared = [o for o in all_ops() if o.family in families and (wanted is None or o.name in wanted)]
     if not declared:
         families = ", ".join(sorted({o.family for o in all_ops()}))
         parser.error(f"no declared operator matches; the families are {families}")
