@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import enum
+import itertools
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import fields
 from pathlib import Path
 
 import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 
 from gems_ops.op import Op, all_ops
 from gems_ops.variants import forms
@@ -62,10 +66,46 @@ def dtype_names(dtypes: Iterable[torch.dtype]) -> str:
     return ", ".join(sorted(str(d).removeprefix("torch.") for d in dtypes))
 
 
-def operator_row(op: Op) -> tuple[str, ...]:
-    """What a declaration says, as cells."""
+def operator_row(op: Op, measured: list[dict[str, list[float]]]) -> tuple[str, ...]:
+    """What a declaration says, as cells; then how fast each device of docs/results found it."""
     overloads = ", ".join(f"`{form.name}`" for form in forms(op))
-    return (f"`{op.name}`", op.family, overloads, dtype_names(op.dtypes), summary(op))
+    cells = (f"`{op.name}`", op.family, overloads, dtype_names(op.dtypes), "yes" if is_differentiable(op) else "")
+    return (*cells, *(span(ratios.get(op.name, [])) for ratios in measured), summary(op))
+
+
+def is_differentiable(op: Op) -> bool:
+    """True if autograd has a formula for it: asked by calling it with the first sample that has numbers to differentiate."""
+    for dtype in (torch.float32, torch.complex64):
+        for sample in itertools.islice(op.samples(dtype), 3) if dtype in op.dtypes else ():
+            args, kwargs = tree_map(with_gradient, (sample.args, {n: v for n, v in sample.kwargs.items() if n != "out"}))
+            try:
+                found = tree_leaves(op.overload(*args, **kwargs))
+            except (RuntimeError, NotImplementedError):  # it needs a GPU, or writes its first argument
+                continue
+            if any(isinstance(t, Tensor) and t.requires_grad for t in found):
+                return True
+    return False
+
+
+def with_gradient(value: object) -> object:
+    differentiable = isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
+    return value.detach().requires_grad_() if differentiable else value
+
+
+def measured_ratios(path: Path) -> dict[str, list[float]]:
+    """Operator -> ATen's GPU time over ours on each of its workloads, from one ops.json."""
+    found: dict[str, list[float]] = {}
+    for row in json.loads(path.read_text())["rows"]:
+        found.setdefault(row["operator"], []).append(row["ratio"])
+    return found
+
+
+def span(ratios: list[float]) -> str:
+    """From the slowest workload to the fastest."""
+    if not ratios:
+        return ""
+    low, high = f"{min(ratios):.2g}", f"{max(ratios):.2g}"
+    return low if low == high else f"{low} to {high}"
 
 
 def summary(op: Op) -> str:
@@ -75,12 +115,17 @@ def summary(op: Op) -> str:
 
 def operators_page() -> str:
     """Every declared operator."""
-    ops = all_ops()
-    header = ("declared", "family", "overloads served", "dtypes", "")
+    ops, results = all_ops(), sorted((DOCS / "results").glob("*/ops.json"))
+    measured = [measured_ratios(path) for path in results]
+    devices = [json.loads(path.read_text())["device"].removeprefix("NVIDIA ") for path in results]
+    header = ("declared", "family", "overloads served", "dtypes", "differentiable", *(f"x ATen, {name}" for name in devices), "")
     return (
         "# Operators\n\nThe operators that are declared, and the overloads that `flag_gems.enable()` routes to them. A call that "
         "an implementation\ndoes not take goes to the native kernel; `flag_gems.explain(function, *args)` says which serves it and why.\n\n"
-        f"{len(ops)} declarations, {sum(len(forms(op)) for op in ops)} overloads.\n\n" + table(header, map(operator_row, ops))
+        "x ATen: ATen's GPU time over ours, from the slowest of the operator's workloads and dtypes to the fastest, of the last "
+        "run on a device\n([results/](results/)); `gems::` operators are beside their formula in torch operators.\n\n"
+        f"{len(ops)} declarations, {sum(len(forms(op)) for op in ops)} overloads.\n\n"
+        + table(header, (operator_row(op, measured) for op in ops))
     )
 
 
