@@ -7,15 +7,13 @@ from torch import Tensor
 
 from gems_runtime import device
 
-HERE = device.torch_device()
-
 
 def table() -> Tensor:
-    return torch.arange(24.0, device=HERE).view(4, 6)
+    return torch.arange(24.0, device=device.torch_device()).view(4, 6)
 
 
 def at(*places: int) -> Tensor:
-    return torch.tensor(places, device=HERE)
+    return torch.tensor(places, device=device.torch_device())
 
 
 OUTSIDE = {

@@ -43,7 +43,7 @@ def test_serving_from_an_image_writes_nothing(tmp_path: Path, triton_cache: None
     image = tmp_path / "image"
     image.mkdir()
     module = load(image)
-    for remembered in (toolchain.code_hash, toolchain.code_key):
+    for remembered in (toolchain.code_hash, toolchain.code_key, toolchain.assembler_version):
         remembered.cache_clear()  # as in a process that tunes for the first time: it notes them in the image
     with triton.knobs.cache.scope(), settings.override(cache_dir=image / "gems"), device_with():
         triton.knobs.cache.dir = str(image / "triton")
