@@ -24,6 +24,7 @@ import triton.language as tl
 from gems_ops.create.fill import fill_dense
 from gems_ops.plan import Code, Plan
 from gems_ops.reduce.engine import sm_count
+from gems_ops.rows.access import row_offsets
 from gems_ops.rows.tiling import Rows, RowStrides, lie_across
 from gems_runtime import device
 
@@ -120,6 +121,24 @@ def take_place(counters_ptr, parts):
     """This program's group of rows, int64, and its part of them."""
     ticket = tl.atomic_add(counters_ptr, 1, sem="relaxed")
     return (ticket // parts).to(tl.int64), ticket % parts
+
+
+@triton.jit
+def held(group, part, n_rows, n_cols, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Of a part: its rows [R], its first column, its columns [N] counted from there, and which elements exist, [R, N].
+
+    Counted from the part's own first column, what a thread keeps of its places until it stores is small.
+    """
+    rows = group * BLOCK_R + tl.arange(0, BLOCK_R)
+    first, cols = part.to(tl.int64) * BLOCK_N, tl.arange(0, BLOCK_N)
+    return rows, first, cols, (rows < n_rows)[:, None] & (cols < n_cols - first)[None, :]
+
+
+@triton.jit
+def places(rows, first, cols, inner, stride_outer, stride_inner, stride_col):
+    """Offsets [R, N] of what a part holds of a tensor; a row is counted as (outer, inner)."""
+    start = row_offsets(rows, inner, stride_outer, stride_inner) + first * stride_col
+    return start[:, None] + cols.to(tl.int64)[None, :] * stride_col
 
 
 @triton.jit

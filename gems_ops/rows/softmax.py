@@ -13,7 +13,7 @@ from gems_ops import samples, workloads
 from gems_ops.op import DOUBLES, Declined, Sample, op
 from gems_ops.plan import Code, Plan, Planned, call
 from gems_ops.rows.access import row_offsets, widen, widen_again
-from gems_ops.rows.meeting import Share, Shares, meet, meeting, plan_meeting, publish, published, take_place
+from gems_ops.rows.meeting import Share, Shares, held, meet, meeting, places, plan_meeting, publish, published, take_place
 from gems_ops.rows.tiling import read_rows, rows_of, tiling, write_rows
 from gems_runtime import LibEntry
 
@@ -157,11 +157,8 @@ def _shared_softmax_kernel(
 ):
     """Rows whose parts are held by programs that meet."""
     group, part = take_place(counters_ptr, parts)
-    rows = group * BLOCK_R + tl.arange(0, BLOCK_R)
-    # Counted from the part's own first: what a thread keeps of its places until it stores is then small.
-    first, cols = part.to(tl.int64) * BLOCK_N, tl.arange(0, BLOCK_N)
-    ok = (rows < n_rows)[:, None] & (cols < n_cols - first)[None, :]
-    x_at = (row_offsets(rows, inner, x_outer, x_inner) + first * x_col)[:, None] + cols.to(tl.int64)[None, :] * x_col
+    rows, first, cols, ok = held(group, part, n_rows, n_cols, BLOCK_R, BLOCK_N)
+    x_at = places(rows, first, cols, inner, x_outer, x_inner, x_col)
     loaded = tl.load(x_ptr + x_at, mask=ok, other=float("-inf"))  # [BLOCK_R, BLOCK_N]
     part_high = tl.max(widen(loaded), axis=1)
     # In a part of nothing but -inf, exponentials count as 0.
@@ -183,7 +180,7 @@ def _shared_softmax_kernel(
     else:
         # Exponentials of 32 bits are computed once. A row of nothing but -inf gives 0 / 0.
         y = tl.exp(x) * (tl.exp(own - finite) / total)[:, None]
-    y_at = (row_offsets(rows, inner, y_outer, y_inner) + first * y_col)[:, None] + cols.to(tl.int64)[None, :] * y_col
+    y_at = places(rows, first, cols, inner, y_outer, y_inner, y_col)
     tl.store(y_ptr + y_at, y.to(y_ptr.dtype.element_ty), mask=ok)
 
 
@@ -199,10 +196,10 @@ def _plan(x: Tensor, dim: int, half_to_float: bool, out: Tensor | None, log: boo
     shares = _SHARES if x.dtype == torch.float32 else _HALF_SHARES
     m = None if t.whole else meeting(rows, x_strides, x.dtype, shares)
     if m is not None:
-        places = plan_meeting(plan, m, x.device, "high", "total")
+        shared = plan_meeting(plan, m, x.device, "high", "total")
         blocks = (log, m.padded_parts, m.block_r, m.block_n)
         plan.launch(
-            _shared_softmax_kernel, (m.programs,), Code("x"), y, *places, *sizes, m.parts, *strides, *blocks, **m.share.options
+            _shared_softmax_kernel, (m.programs,), Code("x"), y, *shared, *sizes, m.parts, *strides, *blocks, **m.share.options
         )
         return plan.build(result)
     if t.whole:

@@ -13,7 +13,7 @@ from gems_ops import samples, workloads
 from gems_ops.op import DOUBLES, Declined, Sample, op
 from gems_ops.plan import Code, Plan, Planned, call
 from gems_ops.rows.access import row_offsets, widen, widen_again
-from gems_ops.rows.meeting import Share, Shares, meet, meeting, plan_meeting, publish, published, take_place
+from gems_ops.rows.meeting import Share, Shares, held, meet, meeting, places, plan_meeting, publish, published, take_place
 from gems_ops.rows.tiling import read_rows, rows_of, tiling, write_rows
 from gems_runtime import LibEntry
 
@@ -171,19 +171,15 @@ def _shared_gradient_kernel(
 ):
     """Rows whose parts are held by programs that meet."""
     group, part = take_place(counters_ptr, parts)
-    rows = group * BLOCK_R + tl.arange(0, BLOCK_R)
-    # Counted from the part's own first: what a thread keeps of its places until it stores is then small.
-    first, cols = part.to(tl.int64) * BLOCK_N, tl.arange(0, BLOCK_N)
-    ok = (rows < n_rows)[:, None] & (cols < n_cols - first)[None, :]
-    wide = cols.to(tl.int64)[None, :]
-    grad_at = (row_offsets(rows, inner, grad_outer, grad_inner) + first * grad_col)[:, None] + wide * grad_col
-    y_at = (row_offsets(rows, inner, y_outer, y_inner) + first * y_col)[:, None] + wide * y_col
+    rows, first, cols, ok = held(group, part, n_rows, n_cols, BLOCK_R, BLOCK_N)
+    grad_at = places(rows, first, cols, inner, grad_outer, grad_inner, grad_col)
+    y_at = places(rows, first, cols, inner, y_outer, y_inner, y_col)
     grad = tl.load(grad_ptr + grad_at, mask=ok, other=0.0)  # [BLOCK_R, BLOCK_N]
     y = tl.load(y_ptr + y_at, mask=ok, other=0.0)
     publish(total_ptr, group, part, parts, tl.sum(_term(widen(grad), widen(y), LOG), axis=1))
     meet(counters_ptr, group, parts, 1)
     total = tl.sum(published(total_ptr, group, parts, 0.0, BLOCK_R, PARTS), axis=1)
-    dx_at = (row_offsets(rows, inner, dx_outer, dx_inner) + first * dx_col)[:, None] + wide * dx_col
+    dx_at = places(rows, first, cols, inner, dx_outer, dx_inner, dx_col)
     dx = _gradient(widen_again(grad), widen_again(y), total, LOG)
     tl.store(dx_ptr + dx_at, dx.to(dx_ptr.dtype.element_ty), mask=ok)
 
@@ -203,10 +199,10 @@ def _plan(grad: Tensor, y: Tensor, dim: int, input_dtype: torch.dtype, out: Tens
     shares = _SHARES if grad.dtype == torch.float32 else _HALF_SHARES
     m = None if t.whole and rows.n_cols <= _ALONE else meeting(rows, y_strides, grad.dtype, shares)
     if m is not None:
-        places = plan_meeting(plan, m, grad.device, "total")
+        shared = plan_meeting(plan, m, grad.device, "total")
         blocks = (log, m.padded_parts, m.block_r, m.block_n)
         plan.launch(
-            _shared_gradient_kernel, (m.programs,), *tensors, *places, *sizes, m.parts, *strides, *blocks, **m.share.options
+            _shared_gradient_kernel, (m.programs,), *tensors, *shared, *sizes, m.parts, *strides, *blocks, **m.share.options
         )
         return plan.build(result)
     if t.whole:
