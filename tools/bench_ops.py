@@ -341,6 +341,9 @@ def main(argv: list[str]) -> int:
     families = options.family.split(",") if options.family else sorted({o.family for o in all_ops()})
     wanted = options.op.split(",") if options.op else None
     declared = [o for o in all_ops() if o.family in families and (wanted is None or o.name in wanted)]
+    unknown = set(wanted or ()) - {o.name for o in declared}
+    if unknown:
+        parser.error(f"not declared, or of another family: {', '.join(sorted(unknown))}")
     if not declared:
         families = ", ".join(sorted({o.family for o in all_ops()}))
         parser.error(f"no declared operator matches; the families are {families}")
@@ -353,8 +356,10 @@ def main(argv: list[str]) -> int:
         compile_in_parallel(options.jobs, argv)
     failed: list[str] = []
     found: list[Row] = []
-    with suppress(KeyboardInterrupt):  # what was timed until then is printed and written
+    try:
         found.extend(rows(timed, options.quick, failed))
+    except KeyboardInterrupt:  # what was timed until then is printed and written
+        failed.append("stopped")
     print_table(COLUMNS, [asdict(r) for r in found])
     print_table(FAMILY_COLUMNS, by_family(found))
     for name in sorted(o.name for o in declared if not o.bench):

@@ -45,6 +45,9 @@ def test_a_place_outside_stops_the_program(name: str, place: int) -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert "device-side assert" in found["error"], found
+    # The device prints which assertion stopped it, and of which file: ours, not one of ATen's kernels.
+    stops = [line for line in done.stderr.splitlines() if "Assertion" in line]
+    assert stops and not any("ATen" in line for line in stops), done.stderr[-2000:]
     # A call of several kernels fails between two of them, before it is counted: then it was not declined either.
     called = name.split()[0].removesuffix("_put")
     assert not any(declined for reached, (_, declined) in found["reached"].items() if called in reached), found

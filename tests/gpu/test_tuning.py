@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -123,10 +124,14 @@ def kernel(x_ptr, n, BLOCK: tl.constexpr):
 """
 
 
+# An illegal access, in the words of two devices: an H200 has met both.
+ADDRESS = re.compile("illegal memory access|operation not supported on global/shared address space")
+
+
 def test_a_call_that_breaks_the_device_costs_itself_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "breaker.py").write_text(BREAKER)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parents[2]}:{tmp_path}")
     calls = [jobs.KernelJob(f"{tmp_path}/breaker.py:kernel", jobs.argspec.parse(f"*fp32[64], {n}, BLOCK=64"), "1") for n in (1, 0)]
     report = crew.run(calls, [["--device", "0"]])
-    assert [failure["label"] for failure in report.failed] == [calls[0].label] and "CUDA error" in report.failed[0]["error"]
+    assert [failure["label"] for failure in report.failed] == [calls[0].label] and ADDRESS.search(report.failed[0]["error"])

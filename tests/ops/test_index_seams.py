@@ -93,9 +93,11 @@ def test_repeats_in_several_blocks(block: int, repeats: list[int], monkeypatch: 
     from gems_ops.index import searching
 
     monkeypatch.setattr(searching, "INTERPRETER_BLOCK" if device.interpreted() else "BLOCK", block)
-    x = torch.tensor(repeats, device=HERE)
+    x, counts = torch.tensor(repeats, device=HERE), counts_of("aten::repeat_interleave.Tensor")
+    served = counts.served
     with flag_gems.use_gems(include=["repeat_interleave"]):
         ours = torch.repeat_interleave(x), torch.repeat_interleave(x, output_size=sum(repeats))
+    assert counts.served == served + 2
     assert all(torch.equal(t, torch.repeat_interleave(x)) for t in ours)
 
 

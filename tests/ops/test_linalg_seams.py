@@ -112,8 +112,10 @@ def test_long_sums_of_few_rows_are_kept_in_short_chains(monkeypatch: pytest.Monk
     monkeypatch.setattr(skinny, "_ENOUGH_PROGRAMS", 1)  # no splits
     skinny._split.cache_clear()
     a, b = rounded_to(torch.float32, 15, 16384), rounded_to(torch.float32, 16384, 17, seed=1)
+    served = counts_of("aten::mm").served
     with flag_gems.use_gems(include=["mm"]):
         got = torch.mm(a, b)
+    assert counts_of("aten::mm").served == served + 1
     skinny._split.cache_clear()
     assert (got.double() - a.double() @ b.double()).square().mean().sqrt() < 1e-4
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 import flag_gems
-from gems_ops.register import counters, reset_counters
+from gems_ops.register import counters, counts_of, reset_counters
 from gems_ops.rows import channels
 from gems_runtime import device
 
@@ -73,8 +73,12 @@ def test_channels_cut_into_many_programs(monkeypatch: pytest.MonkeyPatch, layout
             x, grad = (t.to(memory_format=torch.channels_last) for t in (x, grad))
         run = partial(group_norm_and_gradient, groups=6 if "one" in layout else 2) if "groups" in layout else batch_norm_and_gradient
         want = run(*(t.float() for t in (x, grad, weight, bias)), train=train, mask=mask)
+        names = [f"aten::native_{'group' if 'groups' in layout else 'batch'}_norm{way}" for way in ("", "_backward")]
+        before = [(counts_of(name).served, counts_of(name).declined) for name in names]
         with flag_gems.use_gems():
             got = run(x, grad, weight, bias, train=train, mask=mask)
+        for name, (served, declined) in zip(names, before, strict=True):
+            assert counts_of(name).served > served and counts_of(name).declined == declined, (name, counts_of(name).reasons)
         for ours, truth in zip(got, want, strict=True):
             bound = {"rtol": 2e-2, "atol": 4e-2} if dtype == torch.bfloat16 else {"rtol": 1e-4, "atol": 1e-4}
             torch.testing.assert_close(ours, truth, check_dtype=False, **bound)

@@ -160,11 +160,14 @@ def test_results_in_tensors_of_other_layouts(name: str) -> None:
     for dim in range(3):
         shape = [5 if d == dim and name == "topk" else n for d, n in enumerate(x.shape)]
         outs = tuple(torch.empty_strided(shape, [1, shape[0], shape[0] * shape[1]], dtype=d, device=x.device) for d in (x.dtype, torch.int64))
+        counts = counts_of("aten::topk.values" if name == "topk" else "aten::sort.values_stable")
+        served = counts.served
         with flag_gems.use_gems(include=[name]):
             if name == "topk":
                 torch.topk(x, 5, dim, out=outs)
             else:
                 torch.sort(x, stable=True, dim=dim, descending=True, out=outs)
+        assert counts.served == served + 1, counts.reasons
         values, indices = torch.sort(x.cpu(), stable=True, dim=dim, descending=True)
         n = shape[dim]
         assert torch.equal(outs[0].cpu(), values.narrow(dim, 0, n)) and torch.equal(outs[1].cpu(), indices.narrow(dim, 0, n))

@@ -56,8 +56,9 @@ def test_tensors_are_joined_twelve_at_a_time(count: int, launches: int, dim: int
     monkeypatch.setattr(joining, "kernel", lambda n: (launched.append(n), kernel(n))[1])
     shapes = [(3, i % 5 + 1) if dim else (i % 5 + 1, 3) for i in range(count)]
     pieces = [torch.arange(100.0 * i, 100.0 * i + a * b, device=HERE).view(a, b) for i, (a, b) in enumerate(shapes)]
-    native = torch.cat(pieces, dim)
+    native, served = torch.cat(pieces, dim), counts_of("aten::cat").served
     with flag_gems.use_gems(include=["cat"]):
         assert torch.equal(torch.cat(pieces, dim), native)
+    assert counts_of("aten::cat").served == served + 1
     if dim:  # rows of different sizes are launches of their own
         assert launched == [12] * (launches - 1) + [count - 12 * (launches - 1)]
