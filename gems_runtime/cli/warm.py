@@ -85,14 +85,15 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _begin_workers(options: argparse.Namespace) -> None:
-    """Start what `--devices` asks for before anything slow is imported. Which devices there are is looked at afterwards."""
+    """Start what `--devices` asks for before anything slow is imported. What it asks for in vain is said afterwards."""
     from gems_runtime import begun, settings
 
     if options.devices is None or options.dry_run or options.target or options.compile_only or options.run:
         return
     numbers = options.devices or range(settings.gpus())
     for number in numbers:
-        begun.begin(_command_line(options, number), _threads(options, len(numbers)))
+        if number < settings.gpus():
+            begun.begin(_command_line(options, number), _threads(options, len(numbers)))
 
 
 def _warmed(options: argparse.Namespace) -> int:

@@ -207,8 +207,8 @@ def test_workers_are_begun_before_the_calls_are_known(monkeypatch: pytest.Monkey
     assert taken == [started[1]] and started[0].returncode == -signal.SIGKILL and started[1].poll() is None
     started[1].communicate()
     monkeypatch.setattr(verb, "_warmed", lambda options: 0)
-    for words in (["--dry-run"], ["--compile-only"], ["--target", "cuda:90"]):
-        assert cli.main(["warm", "mm", "--devices", "0", *words]) == 0
+    for words in (["0", "--dry-run"], ["0", "--compile-only"], ["0", "--target", "cuda:90"], ["2"]):  # there are 0 and 1
+        assert cli.main(["warm", "mm", "--devices", *words]) == 0
     assert len(started) == 2
 
 
