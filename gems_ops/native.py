@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -14,7 +16,7 @@ class Native:
     """The kernel that served an overload before us. Calling it never goes back to the dispatcher."""
 
     def __init__(self, form: Form, kernel: torch.library.SafeKernelFunction) -> None:
-        self.call = kernel.call_boxed
+        self.call = _without_keyset(form.op.native) if form.op.native else kernel.call_boxed
         self.form = form
         self.tensor_positions = [i for i, a in enumerate(form.arguments) if str(a.type) == "Tensor"]
 
@@ -45,6 +47,11 @@ class Native:
         if self.form.kind is Kind.IN_PLACE:
             return args[0]
         return result.squeeze(0) if lift and self.form.kind is Kind.FUNCTIONAL else result
+
+
+
+def _without_keyset(function: Callable[..., object]) -> Callable[..., object]:
+    return lambda keyset, *args, **kwargs: function(*args, **kwargs)
 
 
 def wrap_number(number: bool | int | float | complex, with_floats: bool) -> Tensor:

@@ -57,6 +57,8 @@ class Op:
     random: bool = False  # draws from a generator: equal calls differ, and a graph cannot capture them
     waits: bool = False  # the host must wait for the device: a graph cannot capture it
     may_be_empty: frozenset[str] = frozenset()  # tensor arguments without elements in calls that we serve
+    # Serves what we decline, where ATen's kernel cannot: called as the schema says, without a dispatch key set.
+    native: Callable[..., object] | None = None
     needs_native: bool = False  # routed only where the device has an ATen kernel for it; elsewhere ATen uses its parts
     composite: bool = False  # CompositeImplicitAutograd, and taken all the same: no result is ever differentiable
     keyed: frozenset[str] = frozenset()  # floating point arguments whose values decide the plan

@@ -85,6 +85,11 @@ def _plan_search(plan: Plan, sequence: Tensor, self: Tensor, names: tuple[str, s
     return plan.build(result)
 
 
+def _check_sides(right: bool, side: str | None, sorter: Tensor | None) -> None:
+    if sorter is not None or side not in (None, "left", "right") or side == "left" and right:
+        raise Declined("a sorter, or sides that contradict each other")
+
+
 def _sequences(first: str) -> object:
     def make(dtype: torch.dtype) -> Iterator[Sample]:
         for shape, rows in (((7,), ()), ((3, 5), ()), ((3, 5), (3,)), ((), ()), ((40, 30), (40,))):
@@ -126,10 +131,62 @@ def searchsorted(
     sorter: Tensor | None = None, out: Tensor | None = None,
 ) -> Planned:  # fmt: skip
     """Where each element would go in a sorted sequence, or in the one of its row."""
-    if sorter is not None or side not in (None, "left", "right") or side == "left" and right:
-        raise Declined("a sorter, or sides that contradict each other")
+    _check_sides(right, side, sorter)
     plan = Plan("sequence", "self", "_out_int32", "_right", "_side", "_sorter", out=out)
     return _plan_search(plan, sorted_sequence, self, ("sequence", "self"), out_int32, right or side == "right", out)
+
+
+def _native_search(sequence: Tensor, number: float, **options: object) -> Tensor:
+    """What we do not serve, through the form for tensors.
+
+    ATen's CUDA kernel for a number makes it a wrapped number on the GPU and copies that to the sequence's dtype by the
+    dispatcher. torch.library cannot hand such a tensor to a Python kernel, and `_to_copy` has one: torch's assertion fails.
+    """
+    common = torch.result_type(sequence, number)
+    value = torch.full((), number, dtype=common, device=sequence.device)
+    return torch.searchsorted(sequence.to(common), value, **options)
+
+
+def _native_bucket(number: float, boundaries: Tensor, **options: object) -> Tensor:
+    common = torch.result_type(boundaries, number)
+    value = torch.full((), number, dtype=common, device=boundaries.device)
+    return torch.bucketize(value, boundaries.to(common), **options)
+
+
+def _plan_number(plan: Plan, sequence: Tensor, number: float, sequence_name: str, out_int32: bool, right: bool, out: Tensor | None) -> Planned:
+    if sequence.dim() != 1 or torch.result_type(sequence, number) != sequence.dtype:
+        raise Declined("a sequence that the number promotes, or of several dimensions")
+    plan.do("value = {full}((), value, dtype={d}, device={where})", full=torch.full, d=sequence.dtype, where=sequence.device)
+    like = torch.empty((), dtype=sequence.dtype, device=sequence.device)
+    return _plan_search(plan, sequence, like, (sequence_name, "value"), out_int32, right, out)
+
+
+def _with_numbers(first: str) -> object:
+    def make(dtype: torch.dtype) -> Iterator[Sample]:
+        sequence = values((13,), dtype, seed=3).sort().values
+        for number in (0, sequence[4].item(), 1.5):
+            for right in (False, True):
+                yield Sample((number, sequence) if first == "self" else (sequence, number), {"right": right, "out_int32": right})
+
+    return make
+
+
+@planned("aten::bucketize.Scalar", dtypes=NUMBERS, samples=_with_numbers("self"), native=_native_bucket)
+def bucketize_scalar(self: float, boundaries: Tensor, out_int32: bool = False, right: bool = False) -> Planned:
+    """The bucket between sorted boundaries that a number falls into. Its out= form is torch's own: this one, and a copy."""
+    plan = Plan("value", "boundaries", "_out_int32", "_right")
+    return _plan_number(plan, boundaries, self, "boundaries", out_int32, right, None)
+
+
+@planned("aten::searchsorted.Scalar", dtypes=NUMBERS, samples=_with_numbers("sorted"), argument_dtypes={"sorter": LONG}, native=_native_search)
+def searchsorted_scalar(
+    sorted_sequence: Tensor, self: float, out_int32: bool = False, right: bool = False, side: str | None = None,
+    sorter: Tensor | None = None, out: Tensor | None = None,
+) -> Planned:  # fmt: skip
+    """Where a number would go in a sorted sequence."""
+    _check_sides(right, side, sorter)
+    plan = Plan("sequence", "value", "_out_int32", "_right", "_side", "_sorter", out=out)
+    return _plan_number(plan, sorted_sequence, self, "sequence", out_int32, right or side == "right", out)
 
 
 def _members(dtype: torch.dtype) -> Iterator[Sample]:

@@ -23,6 +23,7 @@ from gems_ops.workloads import Workload
 from gems_runtime import LibEntry
 
 KTH, MEDIAN = "kth", "median"
+MOST_DIMS = 25  # that ATen's kernels of these operators have, on a GPU
 SHORT = frozenset(d for d in NUMBERS if d.itemsize <= 4)
 
 
@@ -50,6 +51,11 @@ def _nth_kernel(
     tl.store(indices_ptr + row, chosen.to(tl.int64), mask=row < n_rows)
 
 
+def _check_dims(self: Tensor) -> None:
+    if self.dim() > MOST_DIMS:
+        raise Declined(f"{self.dim()} dimensions: ATen raises")
+
+
 def _plan_nth(
     plan: Plan, rows: Code, shape: tuple[int, int], which: str, k: int, values: Code, indices: Code, result: str
 ) -> Planned:
@@ -64,6 +70,7 @@ def _plan_nth(
 
 
 def _plan_along(plan: Plan, self: Tensor, which: str, k: int, dim: int, keepdim: bool) -> Planned:
+    _check_dims(self)
     n = dimension(self, dim)
     if not is_short(n, self.dtype):
         raise Declined(f"rows of {n} are too long to be sorted in registers")
@@ -130,6 +137,7 @@ def _tensors(dtype: torch.dtype) -> Iterator[Sample]:
 @planned("aten::median", dtypes=SHORT, samples=_tensors, opinfo=("median",))
 def median(self: Tensor, out: Tensor | None = None) -> Planned:
     """The lower of the middle elements, or nan if there is one."""
+    _check_dims(self)
     n = self.numel()
     if not is_short(n, self.dtype):
         raise Declined(f"{n} elements are too many to be sorted in registers")

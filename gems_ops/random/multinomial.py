@@ -146,6 +146,8 @@ def multinomial(
     n_cols = self.shape[-1] if self.dim() else 0
     if self.dim() not in (1, 2) or n_cols > MOST_CATEGORIES or num_samples < 1 or not replacement and num_samples > n_cols:
         raise Declined(f"{num_samples} of {tuple(self.shape)}: ATen raises")
+    if replacement and num_samples > 1 and self.dtype.itemsize < 4:
+        raise Declined("weights of 16 bits, with replacement: ATen adds them up in 16 bits, in an order of its own")
     if not self.is_contiguous():
         raise Declined("a tensor with gaps or in another order")
     shape = (*self.shape[:-1], num_samples)
