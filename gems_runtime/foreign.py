@@ -58,6 +58,23 @@ def _vllm_moe(path: Path, kernel: str | None) -> Iterator[Seed]:
             yield _seed(path, kernel, {**fields, **{n: config[n] for n in OPTIONS if n in config}} if fields else None)
 
 
+def _fla(path: Path, kernel: str | None) -> Iterator[Seed]:
+    """`NAME.json` of flash-linear-attention, or a directory of them: a configuration by tuning key, and one for all the rest."""
+    files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+    if not files:
+        raise UsageError(f"the directory {path} has no file NAME.json")
+    for file in files:
+        found = _read(file)
+        entries = found.get("autotune_entries") or {} if isinstance(found, dict) else None
+        if not isinstance(entries, dict):
+            raise UsageError(f"{file} is not what flash-linear-attention writes: it has no object autotune_entries")
+        # Before it had entries by key, a file was one configuration.
+        rest = found.get("default_config", None if "autotune_entries" in found else found)
+        configs = [entry.get("config") if isinstance(entry, dict) else None for entry in entries.values()]
+        for config in configs + [rest] * (rest is not None):
+            yield _seed(file, kernel or file.stem, config)
+
+
 def _seed(file: Path, kernel: str, fields: Json) -> Seed:
     try:
         return seed(kernel, fields)
@@ -82,7 +99,7 @@ def _said(error: Exception) -> str:
     return f"it has no {error}" if isinstance(error, KeyError) else str(error)
 
 
-READERS: dict[str, Callable[[Path, "str | None"], Iterator[Seed]]] = {"triton": _triton, "vllm-moe": _vllm_moe}
+READERS: dict[str, Callable[[Path, "str | None"], Iterator[Seed]]] = {"fla": _fla, "triton": _triton, "vllm-moe": _vllm_moe}
 
 
 def _python(path: Path, decisions: Iterable[Decision]) -> dict[str, int]:

@@ -83,6 +83,7 @@ class Settings:
     overrides: Path | None = env("GEMS_OVERRIDES", None, Path, "file of pinned decisions; overrides.json in GEMS_CACHE_DIR.")
     team_stores: tuple[Path, ...] = env("GEMS_TEAM_STORES", (), paths, "stores and bundles that are only read, separated by colons.")
     packaged: bool = env("GEMS_PACKAGED", True, flag, "0 leaves out results that installed packages bring.")
+    trusted_key: Path | None = env("GEMS_TRUSTED_KEY", None, Path, "public key (PEM); bundles that it did not sign are refused.")
     redis: str = env("GEMS_REDIS", "", str, "URL of a Redis server that is asked last, such as redis://host:6379/0.")
     redis_write: bool = env("GEMS_REDIS_WRITE", False, flag, "1 sends results to that server, and tunes a key on one host only.")
     tune: Mode = env("GEMS_TUNE", Mode.AUTO, Mode, "one of " + ", ".join(m.value for m in Mode) + ".")

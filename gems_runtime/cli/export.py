@@ -19,13 +19,14 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", choices=("python", "vllm-moe"), help="write the decisions as another program reads them")
     parser.add_argument("--kernel", default="", help="only kernels whose name contains this")
     parser.add_argument("--device", default="", help="only results of devices whose name contains this")
+    parser.add_argument("--sign", metavar="KEY", type=Path, help="sign the bundle with this private key (PEM, Ed25519), into FILE.sig")
     parser.add_argument("--with-kernels", action="store_true", help="and the compiled code of these kernels")
 
 
 def _run(options: argparse.Namespace) -> int:
     from gems_runtime import store
     from gems_runtime.records import Decision
-    from gems_runtime.store import bundle, ranks
+    from gems_runtime.store import bundle, ranks, signing
 
     if options.file.suffix != bundle.SUFFIX and not options.to:
         raise UsageError(f"a bundle's name ends in {bundle.SUFFIX}, found {options.file}")
@@ -35,9 +36,11 @@ def _run(options: argparse.Namespace) -> int:
         raise GemsError(f"the store {store.current().where} has nothing to export")
     if options.to:
         return _write_foreign(options, [r for r in held if isinstance(r, Decision)])
+    key = signing.private_key(options.sign) if options.sign else None
     compiled, toolchain = _kernels(held) if options.with_kernels else ({}, None)
     try:
         bundle.write(options.file, held, compiled, toolchain)
+        signature = signing.sign(options.file, key) if key else None
     except OSError as error:
         raise StoreError(f"{options.file} cannot be written: {error.strerror or error}") from None
     decisions = [r for r in held if isinstance(r, Decision)]
@@ -49,6 +52,7 @@ def _run(options: argparse.Namespace) -> int:
         "compiled": len({name.split("/")[0] for name in compiled}),
         "devices": sorted({device(r) for r in held}),
         "digest": ranks.digest(decisions),
+        **({"signature": str(signature)} if signature else {}),
     }
     answer(options, made, aligned(made))
     return DONE
@@ -57,8 +61,8 @@ def _run(options: argparse.Namespace) -> int:
 def _write_foreign(options: argparse.Namespace, decisions: list[Decision]) -> int:
     from gems_runtime import foreign
 
-    if options.with_kernels:
-        raise UsageError("--with-kernels is for bundles; other programs read configurations alone")
+    if options.with_kernels or options.sign:
+        raise UsageError("--with-kernels and --sign are for bundles; other programs read configurations alone")
     try:
         files = foreign.WRITERS[options.to](options.file, decisions)
     except OSError as error:

@@ -25,13 +25,16 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     add("file", metavar="FILE", type=Path, help="a bundle that `gems-cache export` made")
     add("--merge", choices=("best", "newer", "ours", "theirs"), default="best", help=RULES_HELP)
     add("--with-kernels", action="store_true", help="also its compiled code, which this machine's GPU would run")
-    add("--from", dest="origin", choices=("triton", "vllm-moe"), help="FILE is another tool's; see below")
+    add("--trust", metavar="KEY", type=Path, help="refuse a bundle that this public key (PEM) did not sign; GEMS_TRUSTED_KEY")
+    add("--from", dest="origin", choices=("fla", "triton", "vllm-moe"), help="FILE is another tool's; see below")
     add("--kernel", metavar="NAME", help="the kernel that such a file is for: its function's name, or package.module.function")
     add("--dry-run", action="store_true", help="say what would change and change nothing")
 
 
 def _run(options: argparse.Namespace) -> int:
     if options.origin:
+        if options.trust:
+            raise UsageError("--trust is for bundles; of another tool's file nothing is believed, see below")
         return _seed(options)
     if options.kernel:
         raise UsageError("--kernel names the kernel of another tool's file; a bundle says itself what its entries are for")
@@ -60,12 +63,13 @@ def _seed(options: argparse.Namespace) -> int:
 
 
 def _take_over(options: argparse.Namespace) -> int:
-    from gems_runtime import store
+    from gems_runtime import settings, store
     from gems_runtime.records import name_of
     from gems_runtime.store import bundle, exchange
 
     own = store.current()
-    opened = bundle.Bundle(options.file)
+    with settings.override(trusted_key=options.trust or settings.current().trusted_key):
+        opened = bundle.Bundle(options.file)
     # all of it is verified before anything of it is kept
     theirs = {name_of(r): r for r in opened.records()}
     if options.with_kernels:
@@ -122,6 +126,7 @@ def _line(row: dict[str, Json]) -> str:
 
 
 _EPILOG = """\
+--from fla        NAME.json of flash-linear-attention's configs/GPU, or the directory
 --from triton     NAME.autotune.json, which @triton.autotune(cache_results=True) writes, or a directory of them
 --from vllm-moe   E=..,N=..,device_name=...json of vLLM's and SGLang's fused mixture of experts; needs --kernel
 

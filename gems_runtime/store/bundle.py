@@ -2,7 +2,7 @@
 
 A zip archive of `manifest.json`, `records/KERNEL.DEVICE.json` and `kernels/TRITON_KEY/FILE`. Its comment, the last 64
 bytes, is the SHA-256 of every byte before: a bundle with one byte changed is refused, even where no hash listed in the
-manifest would notice. Nothing in it is code of Python's, and nothing in it names where it is to be written.
+manifest would notice. Who made it is said by a signature beside it, where one is asked for (see signing.py). Nothing in it is code of Python's, and nothing in it names where it is to be written.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from gems_runtime import records
+from gems_runtime import records, settings
 from gems_runtime.errors import StoreError
 from gems_runtime.records import SCHEMA, Json, Record, digest, name_of, parse
+from gems_runtime.store import signing
 
 FORMAT = "gemsx 1"
 SUFFIX = ".gemsx"
@@ -81,6 +82,8 @@ class Bundle:
             raise StoreError(f"the bundle {path} cannot be read: {error.strerror}") from None
         if hashlib.sha256(blob[:-_COMMENT]).hexdigest().encode() != blob[-_COMMENT:]:
             raise self._refusal("it was changed after it was made, or is not whole")
+        if trusted := settings.current().trusted_key:
+            signing.require(path, blob, trusted)
         self._archive = self._opened()
         self.manifest = self._checked_manifest()
         self._member_of = {name: member for member, names in self.manifest["names"].items() for name in names}

@@ -89,6 +89,35 @@ def test_a_seed_is_timed_at_the_next_tuning_and_changes_nothing_before(tmp_path:
         assert prime(module.kernel).kwargs == {"BLOCK": 64}
 
 
+# As flash-linear-attention 0.6.0 reads them (fla/ops/utils/cache.py): by Triton's tuning key, and one for the rest.
+FLA = {
+    "kernel_name": "kernel",
+    "triton_version": "3.6.0",
+    "autotune_entries": {
+        "5d41402a": {
+            "autotune_key": [1024, "torch.float32"],
+            "config": {"kwargs": {"BLOCK": 512}, "num_warps": 8, "num_stages": 4, "num_ctas": 1, "maxnreg": None, "ir_override": None},
+        }
+    },
+    "default_config": {"kwargs": {"BLOCK": 1024}, "num_warps": 4, "num_stages": 3},
+}
+
+
+def test_what_flash_linear_attention_has_found_is_a_seed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "NVIDIA_H200"
+    folder.mkdir()
+    written(folder, "kernel.json", FLA)
+    written(folder, "other.json", FLA["default_config"])  # the whole file, as older versions wrote it
+    code, out, _ = run(capsys, "import", "--from", "fla", str(folder), "--json")
+    rows = json.loads(out)["seeds"]
+    assert code == 0
+    assert [(row["kernel"], row["kwargs"], row["num_warps"]) for row in rows] == [
+        ("kernel", {"BLOCK": 512}, 8), ("kernel", {"BLOCK": 1024}, 4), ("other", {"BLOCK": 1024}, 4),
+    ]  # fmt: skip
+    bench.reset(4.0, 3.0, 2.0, 5.0, 1.0)
+    assert prime(load(tmp_path).kernel).kwargs == {"BLOCK": 1024} and bench.count == 5
+
+
 def test_a_seed_that_computes_something_else_never_wins(tmp_path: Path) -> None:
     module = load(tmp_path)
     forget()
@@ -143,6 +172,9 @@ def test_nonsense_in_the_seeds_file_is_said_once_and_passed_over(
         ("tuned.json", MOE, ["--from", "vllm-moe", "--kernel", "m.k"]),
         (MOE_NAME, MOE, ["--from", "vllm-moe"]),
         (MOE_NAME, MOE, ["--from", "vllm-moe", "--kernel", "no name"]),
+        ("tuned.json", [], ["--from", "fla"]),
+        ("tuned.json", {"autotune_entries": [1]}, ["--from", "fla"]),
+        ("tuned.json", {"autotune_entries": {"a": {"autotune_key": []}}}, ["--from", "fla"]),
         (MOE_NAME, [], ["--from", "vllm-moe", "--kernel", "m.k"]),
         (MOE_NAME, {"16": 7}, ["--from", "vllm-moe", "--kernel", "m.k"]),
         (MOE_NAME, MOE, ["--from", "helion"]),
