@@ -14,7 +14,7 @@ import sys
 from dataclasses import asdict
 
 from gems_runtime import device, jobs, records, vigil, warm
-from gems_runtime.errors import UsageError
+from gems_runtime.errors import GemsError, UsageError
 from gems_runtime.records import Measurement
 from gems_runtime.warm import Result
 
@@ -37,9 +37,19 @@ def main(argv: list[str] | None = None) -> int:
         print(json.dumps({TRYING: _text(measurement)}), file=answers)
 
     with here, warm.working_for(options.target, options.resume) as runner, vigil.watched_by(tell):
+        _prepare(with_device=options.device is not None)
         for line in sys.stdin:
             print(json.dumps(asdict(_run(runner, json.loads(line)))), file=answers)
     return 0
+
+
+def _prepare(with_device: bool) -> None:
+    """What the first job would wait for, while the crew is still importing what it takes to say which that is."""
+    with contextlib.suppress(GemsError):  # the job that needs what cannot be imported will say so
+        for provider in jobs.providers():
+            provider.operator_names()
+    if with_device:
+        device.synchronize()
 
 
 def _text(measurement: Measurement | None) -> str | None:

@@ -25,6 +25,8 @@ from tools.figures import ROOT
 # Matrix products of 7B and 70B models: projections and feed-forward layers, from one small batch to a long prompt.
 _WEIGHTS = ((4096, 4096), (11008, 4096), (4096, 11008), (8192, 8192), (28672, 8192), (1024, 8192))
 SHAPES = [(m, n, k) for n, k in _WEIGHTS for m in (64, 256, 1024, 2048, 4096)]
+# For warming: the same for every batch from one token to a long prompt, so that start and imports are what they are in use.
+WARMED = [(m, n, k) for n, k in _WEIGHTS for m in (1, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)]
 # Rounds of all candidates, two launches each: 1 % of noise in a median of 60.
 _ROUND_MS = 400.0
 
@@ -85,19 +87,23 @@ def choosing() -> Iterator[tuple[str, float, str, float | None]]:
 
 
 def warming(folder: Path) -> Iterator[tuple[str, float, str, float | None]]:
-    """Rows: the same cold warm on one GPU of this host and on all of them."""
+    """Rows: the same cold warm on one GPU of this host, on all of them, and keeping nothing of a GPU that is disturbed."""
     count = torch.cuda.device_count()
-    one, every = (_warm_seconds(folder / name, name) for name in ("0", "all"))
-    yield f"warm of {len(SHAPES)} mm shapes in two dtypes, one GPU", one, "s", None
+    start = _warm_seconds(folder / "start", WARMED[:1], "0")
+    one, every = (_warm_seconds(folder / name, WARMED, name) for name in ("0", "all"))
+    quiet = _warm_seconds(folder / "quiet", WARMED, "0", GEMS_TUNE_QUIET="1")
+    yield "warm of one mm shape, one GPU: start and imports", start, "s", None
+    yield f"warm of {len(WARMED)} mm shapes in two dtypes, one GPU", one, "s", None
     yield f"the same, {count} GPUs", every, "s", None
     yield f"share of the time that {count} GPUs need", every / one, "", 1 / 1.8 if count == 2 else None
+    yield "the same on one GPU with GEMS_TUNE_QUIET=1", quiet, "s", None
 
 
-def _warm_seconds(folder: Path, devices: str) -> float:
+def _warm_seconds(folder: Path, of: list[tuple[int, int, int]], devices: str, **settings: str) -> float:
     folder.mkdir()
-    shapes = [word for shape in SHAPES for word in ("--shape", "x".join(map(str, shape)))]
+    shapes = [word for shape in of for word in ("--shape", "x".join(map(str, shape)))]
     command = ["warm", "mm", *shapes, "--dtype", "bf16", "--dtype", "fp16", "--devices", devices]
-    where = {"GEMS_CACHE_DIR": str(folder / "gems"), "TRITON_CACHE_DIR": str(folder / "triton")}
+    where = {"GEMS_CACHE_DIR": str(folder / "gems"), "TRITON_CACHE_DIR": str(folder / "triton"), **settings}
     path = os.pathsep.join(filter(None, (str(_installed(folder)), str(ROOT), os.environ.get("PYTHONPATH"))))
     began = time.perf_counter()
     subprocess.run([sys.executable, "-m", "gems_runtime", *command], env={**os.environ, **where, "PYTHONPATH": path}, check=True)
