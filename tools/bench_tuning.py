@@ -26,7 +26,7 @@ from tools.figures import ROOT
 _WEIGHTS = ((4096, 4096), (11008, 4096), (4096, 11008), (8192, 8192), (28672, 8192), (1024, 8192))
 SHAPES = [(m, n, k) for n, k in _WEIGHTS for m in (64, 256, 1024, 2048, 4096)]
 # For warming: the same for every batch from one token to a long prompt, so that start and imports are what they are in use.
-WARMED = [(m, n, k) for n, k in _WEIGHTS for m in (1, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)]
+WARMED = [(m, n, k) for n, k in _WEIGHTS for m in (1, 16, 64, 256, 512, 1024, 2048, 4096)]
 # Rounds of all candidates, two launches each: 1 % of noise in a median of 60.
 _ROUND_MS = 400.0
 
