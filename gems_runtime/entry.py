@@ -24,7 +24,7 @@ from triton.runtime.autotuner import Autotuner, Config
 from triton.runtime.jit import KernelInterface
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from gems_runtime import compat, device, native, settings, stats, toolchain, trial
+from gems_runtime import compat, device, launchers, native, settings, stats, toolchain, trial
 from gems_runtime.binding import Binder, Call
 from gems_runtime.chain import Chain, Trace, Values, at_autotuners, is_tuned, trace, unwrap
 from gems_runtime.errors import UsageError
@@ -460,5 +460,6 @@ os.register_at_fork(after_in_child=_forget_in_child)
 
 Store.listeners.append(clear_all)
 compat.load_argument_types()
+launchers.build_meanwhile()
 # to find the first compiled kernel, Triton asks for its key
 compat.replace_identity(toolchain.triton_key, toolchain.code_key, toolchain.assembler_version)

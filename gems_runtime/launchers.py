@@ -1,0 +1,70 @@
+"""The C launcher of a new signature, built while its kernel is compiled."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import defaultdict
+from collections.abc import Callable
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+
+def build_meanwhile() -> None:
+    """Have Triton's C compiler build the launcher of a new signature while Triton compiles the kernel, not after it.
+
+    The launcher takes 0.13 s of a cold first call here (EPYC, 2026-11-27), kernels 0.04 to 0.15, and an H200's host about
+    twice that: `tril` took 0.49 s. Ends when a signature needs no launcher of its own.
+    """
+    from triton.backends.amd import driver as amd
+    from triton.backends.nvidia import driver as nvidia
+
+    stock = ASTSource.make_ir
+    if getattr(stock, "__module__", None) == __name__:
+        return
+    locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+    begun: set[tuple[object, ...]] = set()
+
+    def make_ir(self: ASTSource, target: GPUTarget, *args: object, **kwargs: object) -> object:
+        # only on the way to a kernel that no cache has
+        try:
+            launcher = triton.runtime.driver.active.launcher_cls
+        except RuntimeError:  # no device: whoever compiles launches elsewhere
+            return stock(self, target, *args, **kwargs)
+        key = (launcher, *self.signature.values())
+        if launcher.__module__ in (nvidia.__name__, amd.__name__) and key not in begun and "tensordesc" not in str(key):
+            begun.add(key)
+            threading.Thread(target=_build_launcher, args=(launcher, self, target), name="gems launcher").start()
+        return stock(self, target, *args, **kwargs)
+
+    def one_at_a_time(build: Callable[..., object]) -> Callable[..., object]:
+        def compile_module_from_src(src: str, *args: object, **kwargs: object) -> object:
+            with locks[src]:  # who comes second finds the first one's in Triton's cache
+                return build(src, *args, **kwargs)
+
+        return compile_module_from_src
+
+    for module in (nvidia, amd):
+        if hasattr(module, "compile_module_from_src"):
+            module.compile_module_from_src = one_at_a_time(module.compile_module_from_src)
+    ASTSource.make_ir = make_ir
+
+
+class _Unknown:
+    """Stands for the metadata of a kernel that is being compiled: the text of its launcher needs but one."""
+
+    tensordesc_meta = None
+
+    def __init__(self, warp_size: int) -> None:
+        self.warp_size = warp_size
+
+    def __getattr__(self, name: str) -> int:
+        return 0
+
+
+def _build_launcher(launcher: Callable[..., object], source: ASTSource, target: GPUTarget) -> None:
+    """Leave a launcher in Triton's cache. What is wrong with it, Triton says when it makes its own."""
+    with contextlib.suppress(Exception):
+        launcher(source, _Unknown(target.warp_size))
