@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections import defaultdict
 from collections.abc import Callable
@@ -16,8 +17,7 @@ def build_meanwhile() -> None:
     """Have Triton's C compiler build the launcher of a new signature while Triton compiles the kernel, not after it.
 
     The launcher takes 0.13 s of a cold first call here (EPYC, 2026-11-27), kernels 0.04 to 0.15, and an H200's host about
-    twice that: `tril` took 0.49 s. Ends when no signature has a launcher of its own (NVIDIA's
-    have none since 3.8).
+    twice that: `tril` took 0.49 s. Ends when no signature has a launcher of its own (NVIDIA's have none since 3.8).
     """
     from triton.backends.amd import driver as amd
     from triton.backends.nvidia import driver as nvidia
@@ -51,6 +51,7 @@ def build_meanwhile() -> None:
     for module in drivers:
         module.compile_module_from_src = one_at_a_time(module.compile_module_from_src)
     ASTSource.make_ir = make_ir
+    os.register_at_fork(after_in_child=locks.clear)  # a thread of the parent may hold one
 
 
 class _Unknown:
