@@ -430,15 +430,17 @@ def let_interpreter_call_libdevice() -> None:
     found = {name: getattr(np, name) for name in ("exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "hypot", "fmod")}
     found |= {name: getattr(np, name) for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh", "trunc", "copysign")}
     found |= {"a" + name: getattr(np, "arc" + name) for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh", "tan2")}
-    found |= {"pow": np.power, "nearbyint": np.rint}
+    found |= {"pow": np.power, "nearbyint": np.rint, "fast_dividef": np.divide}
     found |= {name: np.vectorize(getattr(math, name), otypes=[np.float64]) for name in ("erf", "erfc")}
 
     def elementwise(function: Callable[..., object]) -> Callable[..., tl.tensor]:
-        def call(*args: tl.tensor, _semantic: object = None) -> tl.tensor:
-            kind = args[0].dtype.scalar
+        def call(*args: tl.tensor | float, _semantic: object = None) -> tl.tensor:
+            tensors = [a for a in args if isinstance(a, tl.tensor)]
+            kind = tensors[0].dtype.scalar
             with np.errstate(all="ignore"):
-                data = np.asarray(function(*(a.handle.data for a in args))).astype(args[0].handle.data.dtype)
-            shape = list(data.shape) if any(a.type.is_block() for a in args) else []
+                data = np.asarray(function(*(a.handle.data if isinstance(a, tl.tensor) else a for a in args)))
+            data = data.astype(tensors[0].handle.data.dtype)
+            shape = list(data.shape) if any(a.type.is_block() for a in tensors) else []
             return tl.tensor(TensorHandle(data, kind), tl.block_type(kind, shape) if shape else kind)
 
         return call

@@ -24,13 +24,14 @@ from triton.runtime.autotuner import Autotuner, Config
 from triton.runtime.jit import KernelInterface
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from gems_runtime import compat, device, native, settings, stats, toolchain, trial
+from gems_runtime import compat, device, launchers, native, settings, stats, toolchain, trial
 from gems_runtime.binding import Binder, Call
 from gems_runtime.chain import Chain, Trace, Values, at_autotuners, is_tuned, trace, unwrap
+from gems_runtime.compiled import Compiled, compile_text, deferred
 from gems_runtime.errors import UsageError
 from gems_runtime.grid import Dims, Grid, is_dropped, noted, refuse, resolve
 from gems_runtime.launch import TABLE_LIMIT, Entry, RunTier, count_compiles, global_checks, launches_here, tier_of
-from gems_runtime.signature import CONTENTS, UNSET, Compiled, IntClasses, IntRows, Param, Shape, Writer, block_of, compile_text
+from gems_runtime.signature import CONTENTS, UNSET, IntClasses, IntRows, Param, Shape, Writer, block_of
 from gems_runtime.signature import exact, kind_of
 from gems_runtime.store import Store
 
@@ -339,7 +340,8 @@ class LibEntry(KernelInterface):
         source = writer.text()
         module = native.module()
         plan = module and native.plan_of(module, shape, bound, TABLE_LIMIT)
-        return Text(shape, source, compile_text(source, bound), table, plan)
+        functions = compile_text(source, bound) if plan is None else deferred(source, writer.key_text(), bound)
+        return Text(shape, source, functions, table, plan)
 
     def _bound(self, table: dict[tuple, tuple], shape: Shape) -> Values:
         """What the names of the generated text stand for."""
@@ -460,5 +462,6 @@ os.register_at_fork(after_in_child=_forget_in_child)
 
 Store.listeners.append(clear_all)
 compat.load_argument_types()
+launchers.build_meanwhile()
 # to find the first compiled kernel, Triton asks for its key
 compat.replace_identity(toolchain.triton_key, toolchain.code_key, toolchain.assembler_version)

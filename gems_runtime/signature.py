@@ -7,10 +7,8 @@ guard; a call that fails a guard goes to the miss path, which writes a new text 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from types import CodeType, NoneType
+from types import NoneType
 
 import torch
 import triton.language as tl
@@ -175,6 +173,7 @@ class Writer:
         self.key: list[str] = []
         self.pointers: list[str] = []
         self.ints: list[str] = []  # those keyed by class
+        self._whole = ""
 
     def text(self) -> str:
         """The whole source: a factory `make` whose parameters are the names the launch function is bound to."""
@@ -193,7 +192,7 @@ class Writer:
         device = "_device = _current_device()\n" + " " * 12 if shape.has_devices else ""
         key = "(" + ", ".join((["_device"] if shape.has_devices else []) + self.key) + ",)"
         key = key.replace("(,)", "()")
-        return f"""\
+        self._whole = f"""\
 def make({", ".join(self.bound_names())}):
     _hits = 0
 
@@ -223,6 +222,13 @@ def make({", ".join(self.bound_names())}):
 
     return launch, key, settle, lambda: _hits
 """
+        return self._whole
+
+    def key_text(self) -> str:
+        """The part of `text`, which was asked for before, that makes keys."""
+        whole = self._whole
+        start, end = whole.index("    def key(_grid"), whole.index("    def settle(settings)")
+        return whole[: whole.index("\n") + 1] + whole[start:end] + "    return key\n"
 
     def _names(self, was: bool = False) -> str:
         """What the caller passed; after defaults have taken the place of what was not, `was` says."""
@@ -470,29 +476,3 @@ else:
         """True if `_runtime` wrote an if-chain or a pointer for it."""
         known = kinds - {"U"} | ({kind_of(param.default, False)} if "U" in kinds else set())
         return len(known) > 1 or known <= _TENSORS
-
-
-@dataclass(frozen=True)
-class Compiled:
-    """The functions of one text."""
-
-    launch: Callable[..., object]
-    key: Callable[..., tuple]
-    settle: Callable[[object], None]  # tells `launch` which settings it may take for unchanged
-    hits: Callable[[], int]
-
-
-@lru_cache(256)
-def _code(text: str) -> CodeType:
-    # 1 ms, and kernels of one signature have one text: 16 pointwise operators have 4 (EPYC, Python 3.11).
-    return compile(text, "<launch function>", "exec")
-
-
-def compile_text(text: str, bound: dict[str, object]) -> Compiled:
-    """The functions of a text, with its free names bound. Errors of a wrong call read as stock Triton's do."""
-    scope: dict[str, object] = {}
-    exec(_code(text), scope)
-    functions = Compiled(*scope["make"](**bound))
-    # Stock Triton's binder has this name, and Python puts it in "missing 1 required positional argument".
-    functions.launch.__name__ = functions.launch.__qualname__ = "dynamic_func"
-    return functions

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gems_ops import samples, workloads
 from gems_ops.layout import contiguous_strides
-from gems_ops.linalg import skinny, tiled
+from gems_ops.linalg import short, skinny, tiled
 from gems_ops.linalg.operands import Product
 from gems_ops.op import FLOATS, Declined, Sample, op, result_buffer
 from gems_ops.plan import Code, Plan, Planned, call
@@ -36,7 +36,7 @@ def _bmm_samples(dtype: torch.dtype) -> Iterator[Sample]:
 
 
 def build(plan: Plan, p: Product) -> Planned:
-    (skinny if skinny.is_skinny(p.m, p.n, p.k, p.batch) else tiled).multiply(plan, p)
+    (skinny if skinny.is_skinny(p.m, p.n, p.k, p.batch) else short if short.is_short(p) else tiled).multiply(plan, p)
     return plan.build(p.out)
 
 

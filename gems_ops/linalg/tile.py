@@ -39,6 +39,6 @@ def store_tile(acc, rows, cols, ok, out_ptr, stride_om, stride_on, bias_ptr, bia
     """Store alpha * acc + beta * bias at out[rows, cols]; no bias if bias_ptr is None. rows, cols and the offset are int64."""
     acc = acc * alpha
     if bias_ptr is not None:
-        bias = tl.load(bias_ptr + bias_offset + rows * stride_im + cols * stride_in, mask=ok, other=0.0)
+        bias = tl.load(bias_ptr + bias_offset + rows * stride_im + cols * stride_in, mask=ok)
         acc += beta * bias.to(tl.float32)
     tl.store(out_ptr + rows * stride_om + cols * stride_on, acc.to(out_ptr.dtype.element_ty), mask=ok)

@@ -55,7 +55,7 @@ def brief_tanh(self):
 
 @triton.jit
 def _arctangent(a):
-    """atan for 0 <= a <= 1: relative error 5e-6."""
+    """atan for -1 <= a <= 1: relative error 5e-6."""
     s = a * a
     p = -0.013482035137712955 * s + 0.05748162418603897
     p = p * s - 0.12124338746070862
@@ -82,24 +82,38 @@ def arctangent(x):
 
 
 @triton.jit
+def _nothing():
+    """-0.0, which changes no sum. Triton makes a 0.0 of the literal (3.6 to 3.9)."""
+    return tl.full((), -2147483648, tl.int32).to(tl.float32, bitcast=True)
+
+
+@triton.jit
 def brief_atan(self):
-    a = tl.abs(self)
-    inner = _arctangent(tl.where(a > 1.0, 1.0 / a, a))
-    angle = tl.where(a > 1.0, 1.5707963267948966 - inner, inner)
-    return libdevice.copysign(angle, self)
+    """Signs stay in the arithmetic: 17 instructions an element, 25 if they are taken off and put on again (sm_90)."""
+    far = tl.abs(self) > 1.0
+    inner = tl.where(far, libdevice.fast_dividef(-1.0, self), self)
+    turn = tl.where(self < 0, -1.5707963267948966, 1.5707963267948966)
+    return _arctangent(inner) + tl.where(far, turn, _nothing())
+
+
+@triton.jit
+def _ratio(a, b):
+    """a / b for |a| <= |b|: 0 / 0 is a, inf / inf is 1 with their signs."""
+    # The reciprocal takes 2 ** -126 to 2 ** 126. Beyond 2 ** 100, what 2 ** -24 makes too small of a has no ratio above 0.
+    scale = tl.where(tl.abs(b) > 1.2676506002282294e30, 5.9604644775390625e-08, 16777216.0)
+    ratio = a * scale * libdevice.fast_dividef(1.0, b * scale)
+    signs = (a.to(tl.int32, bitcast=True) ^ b.to(tl.int32, bitcast=True)) & -2147483648
+    one = (signs | 0x3F800000).to(tl.float32, bitcast=True)
+    return tl.where(b == 0, a, tl.where(tl.abs(a) == tl.abs(b), one, ratio))
 
 
 @triton.jit
 def brief_atan2(self, other):
-    y, x = tl.abs(self), tl.abs(other)
-    swapped = y > x
-    small, large = tl.where(swapped, x, y), tl.where(swapped, y, x)
-    ratio = tl.where(large == 0, 0.0, tl.where(small == float("inf"), 1.0, small / large))
-    inner = _arctangent(ratio)
-    angle = tl.where(swapped, 1.5707963267948966 - inner, inner)
-    angle = tl.where(libdevice.copysign(tl.full(other.shape, 1.0, tl.float32), other) < 0, 3.141592653589793 - angle, angle)
-    angle = tl.where((self != self) | (other != other), float("nan"), angle)
-    return libdevice.copysign(angle, self)
+    far = tl.abs(self) > tl.abs(other)
+    ratio = _ratio(tl.where(far, other * -1.0, self), tl.where(far, self, other))
+    turns = far | (other.to(tl.int32, bitcast=True) < 0)
+    turn = libdevice.copysign(tl.where(far, 1.5707963267948966, 3.141592653589793), self)
+    return _arctangent(ratio) + tl.where(turns, turn, _nothing())
 
 
 @triton.jit

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import flag_gems
-from gems_ops.linalg import skinny, tiled
+from gems_ops.linalg import short, skinny, tiled
 from gems_ops.register import counts_of
 from gems_runtime import device
 
@@ -130,3 +130,19 @@ def test_few_stages_are_tried_for_a_short_k_only() -> None:
     short = _candidates(512, 512, 128, 128)
     assert {1, 2} <= {c.num_stages for c in short}
     assert all(c.num_stages <= max(3, 128 // c.kwargs["BLOCK_K"] + 1) for c in short)
+
+
+@pytest.mark.parametrize("k, along, alpha", [(64, False, 1.0), (128, True, -0.5)])
+def test_batches_with_a_short_k_go_down_the_rows(k: int, along: bool, alpha: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(short, "FEWEST_PROGRAMS", 6)
+    m, n = 4 * short.BLOCKS[0], 2 * short.BLOCKS[1]
+    a, b = rounded_to(torch.bfloat16, 3, m, k), rounded_to(torch.bfloat16, 3, *((n, k) if along else (k, n)), seed=1)
+    b = b.transpose(1, 2) if along else b
+    x, monitored = rounded_to(torch.bfloat16, 3, m, n, seed=2), []
+    monkeypatch.setattr(short, "multiply", lambda plan, p, stock=short.multiply: (monitored.append(p), stock(plan, p)))
+    with flag_gems.use_gems(include=["bmm", "baddbmm"]):
+        product, total = torch.bmm(a, b), torch.baddbmm(x, a, b, beta=2.0, alpha=alpha)
+    truth = a.double() @ b.double()
+    assert len(monitored) == 2
+    torch.testing.assert_close(product.double(), truth, rtol=2**-8, atol=1e-2)
+    torch.testing.assert_close(total.double(), 2.0 * x.double() + alpha * truth, rtol=2**-8, atol=1e-2)

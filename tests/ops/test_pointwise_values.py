@@ -146,3 +146,14 @@ def test_what_aten_refuses_is_refused_in_its_words(name: str) -> None:
     with flag_gems.use_gems():
         got = error()
     assert (type(got), str(got)) == (type(expected), str(expected))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=lambda d: str(d)[6:])
+def test_angles_of_halves_at_both_ends_of_their_range(dtype: torch.dtype) -> None:
+    limits = torch.finfo(dtype)
+    ends = [limits.max, limits.max / 2, limits.tiny, limits.smallest_normal * limits.eps, 1e-4, 1.0, 3.0, 0.0, INF, NAN]
+    x = torch.tensor([*ends, *(-v for v in ends)], dtype=dtype, device=HERE)
+    compare(torch.atan2, x[:, None].contiguous(), x)
+    with flag_gems.use_gems():
+        got = torch.atan2(x[:, None].contiguous(), x)
+    torch.testing.assert_close(got.cpu(), torch.atan2(x.cpu().double()[:, None], x.cpu().double()).to(dtype), rtol=limits.eps, atol=0, equal_nan=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import launch_zoo as zoo
 import pytest
 import torch
 import triton
+import triton.language as tl
 
 from gems_runtime import LibEntry, compat
 from tools.fake_cuda import FakeCuda
@@ -54,3 +56,21 @@ def test_a_triton_newer_than_any_tried_is_not_taken_for_a_known_one(fake_cuda: F
     assert compat._form_of.__wrapped__(call) is not None
     monkeypatch.setattr(triton, "__version__", "3.10.0")
     assert compat._form_of.__wrapped__(call) is None
+
+
+@triton.jit
+def _sum_kernel(x_ptr, a, b: tl.int16, c: tl.int8, d: tl.uint16, e: tl.uint8):
+    tl.store(x_ptr, a + b + c + d + e)
+
+
+def test_a_new_launcher_is_built_once_while_its_kernel_is_compiled(fake_cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    builders, stock = [], triton.runtime.build._build
+
+    def build(*args: object) -> str:
+        builders.append(threading.current_thread().name)
+        return stock(*args)
+
+    monkeypatch.setattr(triton.runtime.build, "_build", build)
+    LibEntry(_sum_kernel)[(1,)](X, 2, 3, 4, 5, 6)
+    # some Tritons need none for a signature
+    assert builders in ([], ["gems launcher"])

@@ -1,0 +1,72 @@
+"""The C launcher of a new signature, built while its kernel is compiled."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections import defaultdict
+from collections.abc import Callable
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+
+def build_meanwhile() -> None:
+    """Have Triton's C compiler build the launcher of a new signature while Triton compiles the kernel, not after it.
+
+    The launcher takes 0.13 s of a cold first call here (EPYC, 2026-11-27), kernels 0.04 to 0.15, and an H200's host about
+    twice that: `tril` took 0.49 s. Ends when no signature has a launcher of its own (NVIDIA's have none since 3.8).
+    """
+    from triton.backends.amd import driver as amd
+    from triton.backends.nvidia import driver as nvidia
+
+    stock, drivers = ASTSource.make_ir, [m for m in (nvidia, amd) if hasattr(m, "compile_module_from_src")]
+    if stock.__module__ == __name__ or not drivers:
+        return
+    locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+    begun: set[tuple[object, ...]] = set()
+    names = {m.__name__ for m in drivers}
+
+    def make_ir(self: ASTSource, target: GPUTarget, *args: object, **kwargs: object) -> object:
+        # only on the way to a kernel that no cache has
+        try:
+            launcher = triton.runtime.driver.active.launcher_cls
+        except RuntimeError:  # no device: whoever compiles launches elsewhere
+            return stock(self, target, *args, **kwargs)
+        key = (launcher, *self.signature.values())
+        if launcher.__module__ in names and key not in begun and "tensordesc" not in str(key):
+            begun.add(key)
+            threading.Thread(target=_build_launcher, args=(launcher, self, target), name="gems launcher").start()
+        return stock(self, target, *args, **kwargs)
+
+    def one_at_a_time(build: Callable[..., object]) -> Callable[..., object]:
+        def compile_module_from_src(src: str, *args: object, **kwargs: object) -> object:
+            with locks[src]:  # who comes second finds the first one's in Triton's cache
+                return build(src, *args, **kwargs)
+
+        return compile_module_from_src
+
+    for module in drivers:
+        module.compile_module_from_src = one_at_a_time(module.compile_module_from_src)
+    ASTSource.make_ir = make_ir
+    os.register_at_fork(after_in_child=locks.clear)  # a thread of the parent may hold one
+
+
+class _Unknown:
+    """Stands for the metadata of a kernel that is being compiled: the text of its launcher needs but one."""
+
+    tensordesc_meta = None
+
+    def __init__(self, warp_size: int) -> None:
+        self.warp_size = warp_size
+
+    def __getattr__(self, name: str) -> int:
+        return 0
+
+
+def _build_launcher(launcher: Callable[..., object], source: ASTSource, target: GPUTarget) -> None:
+    """Leave a launcher in Triton's cache. What is wrong with it, Triton says when it makes its own."""
+    with contextlib.suppress(Exception):
+        launcher(source, _Unknown(target.warp_size))
