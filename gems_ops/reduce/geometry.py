@@ -92,6 +92,7 @@ class Tiling:
     splits: int
     steps_per_split: int
     num_warps: int
+    stages: int = STAGES  # tiles that are on their way at once
 
 
 def reduced_dims(dim: int | Sequence[int] | None, rank: int) -> frozenset[int]:
