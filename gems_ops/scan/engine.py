@@ -7,7 +7,7 @@ own, always in the same order, and scans from there. Nobody waits for anybody, w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import triton
@@ -25,10 +25,12 @@ from gems_runtime import device
 # 8192 x 8192 along rows 134, 67 (409, 376), along columns 163, 163 (3002, 3050); (64, 1024, 1024) along the middle 155,
 # 122 (445, 420); 16 rows of 1000000 60, 31 (1565, 1539); one row of 10000000 36, 18 (34.5, 42).
 TILE = 4096  # elements of a tile, but for whole rows
-LONGEST = 8192  # elements of a row in one tile
+LONGEST = 8192  # elements of a row in one tile, which is also the tile of parts of longer ones
+LONGEST_WARPS = 16  # of parts: 2 programs a multiprocessor, 51 registers a thread (Triton 3.6, sm_90, float32); of 8 warps too, 89
 ACROSS = (32, 128)  # tile of rows that are neighbours in memory; half as wide and twice as long where they are few
 MOST_STATES = 4096  # that a program combines before it starts: one of each row for each part before its own
 PROGRAMS_PER_SM = 16  # where rows are cut
+PART_STAGES = 3  # tiles of a part that are on their way at once while it is reduced
 _TWO_VALUES = ("latest_max", "latest_min", "logsum")
 
 
@@ -59,9 +61,12 @@ def tiling(rows: Rows, across: bool, processors: int) -> Tiling:
         while block_r > 1 and triton.cdiv(rows.n_rows, block_r) < 2 * processors:
             block_r //= 2
     programs = triton.cdiv(rows.n_rows, block_r)
-    # else reading twice costs more than it brings
-    parts = PROGRAMS_PER_SM * processors // programs if programs < processors else 1
-    return cut(rows, block_r, block_n, min(parts, MOST_STATES // block_r, triton.cdiv(rows.n_cols, 2 * block_n)))
+    if programs >= processors:  # reading twice costs more than it brings
+        return cut(rows, block_r, block_n, 1)
+    parts = min(PROGRAMS_PER_SM * processors // programs, MOST_STATES // block_r)
+    if across or n_pow2 <= LONGEST:
+        return cut(rows, block_r, block_n, min(parts, triton.cdiv(rows.n_cols, 2 * block_n)))
+    return replace(cut(rows, 1, LONGEST, parts), num_warps=LONGEST_WARPS)
 
 
 def cut(rows: Rows, block_r: int, block_n: int, parts: int) -> Tiling:
@@ -120,6 +125,7 @@ def _launches(
     wide = max(rows.n_cols * max(strides[2], to[2], 1), extent(x.shape, x.stride())) > INT32_EXTENT
     sizes = (rows.n_rows, rows.n_cols, rows.inner)
     constants = (TL[cast], TL[acc], how)
+    alone = t.part == t.block_n
     a = b = None
     if t.parts > 1:
         a = plan.empty("before", (t.parts, rows.n_rows), acc, x.device)
@@ -127,11 +133,11 @@ def _launches(
             b = plan.empty("before1", (t.parts, rows.n_rows), acc if how == "logsum" else torch.int64, x.device)
         plan.launch(
             _part_kernel, (t.programs, t.parts - 1), Code("x"), a, b, *sizes, *strides, t.part, *constants, wide,
-            t.block_r, t.block_n, t.stages, num_warps=t.num_warps,
+            alone, t.block_r, t.block_n, min(PART_STAGES, t.part // t.block_n), num_warps=t.num_warps,
         )  # fmt: skip
     places = (Code("x"), a, b, *(*outs, None)[:2])
     plan.launch(
         _scan_kernel, (t.programs, t.parts), *places, *sizes, *strides, *to, t.part, *constants,
-        "log" if how == "logsum" else "state", wide, t.parts == 1 and t.block_n >= rows.n_cols,
-        t.block_r, t.block_n, triton.next_power_of_2(t.parts), t.stages, num_warps=t.num_warps,
+        "log" if how == "logsum" else "state", wide, t.parts == 1 and alone, alone, t.block_r, t.block_n,
+        triton.next_power_of_2(t.parts), t.stages, num_warps=t.num_warps,
     )  # fmt: skip

@@ -63,6 +63,13 @@ def test_carries_and_parts_agree_with_aten(parts: list[int], name: str, shape: s
         assert max(parts) > 1
 
 
+@pytest.mark.parametrize("name", SCANS)
+def test_parts_of_several_tiles(parts: list[int], monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(engine, "PROGRAMS_PER_SM", 1)
+    check(name, numbers((1, 500), name), 1)
+    assert parts == [4]
+
+
 @pytest.mark.parametrize("size", [31, 32, 33, 63, 64, 65, 127, 129])
 def test_sizes_around_tiles(parts: list[int], size: int) -> None:
     for name in SCANS:
