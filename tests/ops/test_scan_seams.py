@@ -110,3 +110,12 @@ def test_logcumsumexp_far_from_the_largest_element(parts: list[int], row: Tensor
     x = torch.stack([row, torch.zeros(300)])
     got, want = cumulative.logcumsumexp(x, 1), torch.logcumsumexp(x.double(), 1)
     torch.testing.assert_close(got, want.float(), rtol=3e-6, atol=3e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize("name", ["cumsum", "cumprod"])
+def test_parts_in_several_groups(parts: list[int], monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(engine, "LONGEST_WARPS", 1)  # groups of 32 parts
+    for size in (32 * 32, 32 * 32 + 1, 32 * 63 + 5, 32 * 64, 3333):
+        x = torch.randn((2, size), generator=torch.Generator().manual_seed(0)).clamp(0.9, 1.1) if name == "cumprod" else numbers((2, size), name)
+        check(name, x, 1)
+    assert min(parts) > 1
