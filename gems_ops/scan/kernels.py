@@ -93,14 +93,17 @@ def _scan_kernel(
         a, b = _before(a_ptr, b_ptr, rows, n_rows, mine, ACC, HOW, index, BLOCK_R, BLOCK_P)
     elif HOW == "logsum":
         a, b = element(tl.zeros((BLOCK_R, 1), ACC), rows[:, None] < 0, first, ACC, HOW)
-    for tile in tl.range(0, 1 if ALONE else tl.cdiv(tl.minimum(part, n - first), BLOCK_N), num_stages=STAGES):
-        start = first + tile * BLOCK_N
+    last = 1 if ALONE else first + BLOCK_N if WHOLE else tl.minimum(first + part, n)
+    # of 0 and 1 nothing is left of the loop
+    for start in tl.range(0 if ALONE else first, last, BLOCK_N, num_stages=STAGES):
+        if ALONE:
+            start = first
         i = start + lane
         ok = in_rows & (i < n)
         if ALONE:
             x = ahead.to(CAST)
         else:
-            x = tl.load(x_rows + i * x_stride, mask=ok, other=0, eviction_policy="evict_first").to(CAST)
+            x = tl.load(x_rows + i * x_stride, mask=ok, other=0, eviction_policy="" if WHOLE else "evict_first").to(CAST)
         x, y = element(x, ok, i, ACC, HOW)
         if HOW == "logsum":
             lead = tl.load(x_rows + start * x_stride, mask=in_rows, other=0).to(CAST).to(ACC)
@@ -109,7 +112,7 @@ def _scan_kernel(
             x, y = scanned(x, y, HOW)
             if not WHOLE:
                 x, y = combine(a, b, x, y, HOW)
-        if not ALONE:
+        if not WHOLE and not ALONE:
             a = column(x, lane == BLOCK_N - 1)
             if len(y.shape) == 2:
                 b = column(y, lane == BLOCK_N - 1)
