@@ -138,7 +138,8 @@ def _stage(
         )  # fmt: skip
         kernel, loops = _reduce_strided_kernel, (len(g.outer),)
     alone = t.steps_per_split == 1
-    constants = (TL[cast], TL[acc], fold.each, fold.how, fold.finish, wide, *loops, alone, t.block_m, t.block_n, 1 if alone else t.stages)
+    stages = 1 if alone else t.stages
+    constants = (TL[cast], TL[acc], fold.each, fold.how, fold.finish, wide, *loops, alone, t.block_m, t.block_n, stages)
     numbers = (*layout, t.steps_per_split, fold.parameter)
     places = (*(*x, None, None)[:3], *(*out, None, None)[:3])
     # a state of several values needs their registers

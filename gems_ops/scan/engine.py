@@ -29,7 +29,7 @@ from gems_runtime import device
 # 122 (445, 420); 16 rows of 1000000 60, 31 (1565, 1539); one row of 10000000 36, 18 (34.5, 42).
 TILE = 4096  # elements of a tile, but for whole rows
 LONGEST = 8192  # elements of a row in one tile, which is also the tile of parts of longer ones
-LONGEST_WARPS = 16  # of parts: 2 programs a multiprocessor, 51 registers a thread (Triton 3.6, sm_90, float32); of 8 warps too, 89
+LONGEST_WARPS = 16  # of parts: 51 registers a thread (Triton 3.6, sm_90, float32), with 8 warps 89, and as many programs
 ACROSS = (32, 128)  # tile of rows that are neighbours in memory; half as wide and twice as long where they are few
 MOST_STATES = 4096  # that a program combines before it starts: one of each row for each part before its own
 PROGRAMS_PER_SM = 16  # where rows are cut

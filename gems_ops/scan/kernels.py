@@ -88,7 +88,8 @@ def _scan_kernel(
     first = mine.to(index) * part
     if ALONE:
         # on its way while the states are combined
-        ahead = tl.load(x_rows + (first + lane) * x_stride, mask=in_rows & (first + lane < n), other=0, eviction_policy="evict_first")
+        i = first + lane
+        ahead = tl.load(x_rows + i * x_stride, mask=in_rows & (i < n), other=0, eviction_policy="evict_first")
     if not WHOLE:
         a, b = _before(a_ptr, b_ptr, rows, n_rows, mine, ACC, HOW, index, BLOCK_R, BLOCK_P)
     elif HOW == "logsum":
