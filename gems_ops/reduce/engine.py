@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from math import prod
 
 import torch
+import triton
 import triton.language as tl
 from torch import Tensor
 
 from gems_ops.layout import INT32_EXTENT, contiguous_strides
 from gems_ops.op import Declined, result_buffer
 from gems_ops.plan import Code, Plan, Planned
-from gems_ops.reduce.geometry import ONE, STAGES, Geometry, Tiling, geometry, reduced_dims, result_shape, tiling
+from gems_ops.reduce.geometry import ONE, Geometry, Tiling, geometry, reduced_dims, result_shape, tiling
 from gems_ops.reduce.kernels import _reduce_kernel, _reduce_strided_kernel
 from gems_runtime import device
 
@@ -127,17 +128,18 @@ def _stage(
     if len(g.batch) < 2 and not g.outer:
         b = g.batch[0] if g.batch else ONE
         layout = (col.size, col.x, col.out, b.x, b.out, out_stride_split, n.size, n.x)
-        kernel = _reduce_kernel
+        kernel, loops = _reduce_kernel, ()
     else:
         b, r = (ONE,) * (4 - len(g.batch)) + g.batch, (ONE,) * (3 - len(g.outer)) + g.outer
+        steps_n = triton.cdiv(n.size, t.block_n)
         layout = (
-            col.size, col.x, col.out, out_stride_split, *(a.size for a in b[1:]), *(a.x for a in b),
-            *(a.out for a in b), n.size, n.x, *(a.size for a in r), *(a.x for a in r),
+            col.size, col.x, col.out, out_stride_split, *(a.size for a in b[1:]), *(a.x for a in b), *(a.out for a in b),
+            n.size, n.x, steps_n * prod(a.size for a in r), steps_n, *(a.size for a in r[1:]), *(a.x for a in r),
         )  # fmt: skip
-        kernel = _reduce_strided_kernel
-    # a tile that is alone is not read ahead of anything
-    stages = STAGES if t.steps_per_split > 1 else 1
-    constants = (TL[cast], TL[acc], fold.each, fold.how, fold.finish, wide, t.block_m, t.block_n, stages)
+        kernel, loops = _reduce_strided_kernel, (len(g.outer),)
+    alone = t.steps_per_split == 1
+    stages = 1 if alone else t.stages
+    constants = (TL[cast], TL[acc], fold.each, fold.how, fold.finish, wide, *loops, alone, t.block_m, t.block_n, stages)
     numbers = (*layout, t.steps_per_split, fold.parameter)
     places = (*(*x, None, None)[:3], *(*out, None, None)[:3])
     # a state of several values needs their registers

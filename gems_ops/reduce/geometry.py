@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import triton
@@ -19,6 +19,11 @@ STAGES = 3  # tiles that are on their way at once
 COLUMNS = 128  # of an outer reduction's tile
 INTERPRETER_TILE = 1 << 16  # the interpreter pays per program and step, not per element
 PROGRAMS_PER_SM = 4
+# With three halves as many programs as multiprocessors, reductions are not cut: a second stage costs 2 to 3 us.
+ENOUGH = 1.5
+# Where programs are few or tiles small, more tiles are on their way: those of a multiprocessor have so many bytes together.
+ON_THEIR_WAY = 48 << 10
+MORE_STAGES = (5, 8)
 # Of states of several values a program takes up to 80 registers a thread (Triton 3.6, sm_90): of 8 warps, 3 programs fit
 # a multiprocessor, and a fourth would run after them.
 PROGRAMS_OF_STATES = 3
@@ -92,6 +97,7 @@ class Tiling:
     splits: int
     steps_per_split: int
     num_warps: int
+    stages: int = STAGES  # tiles that are on their way at once
 
 
 def reduced_dims(dim: int | Sequence[int] | None, rank: int) -> frozenset[int]:
@@ -164,7 +170,10 @@ def tiling(g: Geometry, sm_count: int, interpreted: bool, itemsize: int, states:
         block_m = min(col_pow2, tile // block_n)
     while block_m > (COLUMNS if g.columns_first else 1) and batches * triton.cdiv(g.col.size, block_m) < want:
         block_m //= 2
-    return cut(g, block_m, block_n, want)
+    t = cut(g, block_m, block_n, want)
+    bytes_of_stage = t.block_m * t.block_n * itemsize * t.programs * t.splits / sm_count
+    stages = next((s for s in (STAGES, *MORE_STAGES) if (s - 1) * bytes_of_stage >= ON_THEIR_WAY), MORE_STAGES[-1])
+    return replace(t, stages=min(stages, max(STAGES, t.steps_per_split)))
 
 
 def cut(g: Geometry, block_m: int, block_n: int, want: int) -> Tiling:
@@ -172,7 +181,7 @@ def cut(g: Geometry, block_m: int, block_n: int, want: int) -> Tiling:
     programs = prod(a.size for a in g.batch) * triton.cdiv(g.col.size, block_m)
     steps = triton.cdiv(g.n.size, block_n) * prod(a.size for a in g.outer)
     # at least two tiles each, so that the second stage stays small beside the first
-    splits = max(1, min(want // programs, steps // 2))
+    splits = max(1, min(want // programs, steps // 2)) if programs * PROGRAMS_PER_SM < want * ENOUGH else 1
     per_split = triton.cdiv(steps, splits)
     num_warps = max(1, min(8, block_m * block_n // 1024))
     return Tiling(block_m, block_n, programs, triton.cdiv(steps, per_split), per_split, num_warps)

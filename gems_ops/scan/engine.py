@@ -1,34 +1,40 @@
 """Plans scans along one dimension: one launch, or two where few rows are long. The same bits on every run.
 
 In two launches the parts of a row are first reduced; then every program combines the states of the parts before its
-own, always in the same order, and scans from there. Nobody waits for anybody, which a single pass would have to.
+own, always in the same order, and scans from there. Nobody waits for anybody there, but rows are read twice; sums and
+products in float32 wait, see look_back.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import triton
 from torch import Tensor
 
+from gems_ops.create.fill import fill_dense
 from gems_ops.layout import INT32_EXTENT, contiguous_strides, extent
 from gems_ops.op import Declined, result_buffer
 from gems_ops.plan import Code, Plan, Planned
 from gems_ops.reduce.engine import TL, sm_count
 from gems_ops.rows.tiling import Rows, RowStrides, read_rows, rows_of, strides_along
 from gems_ops.scan.kernels import _part_kernel, _scan_kernel
+from gems_ops.scan.look_back import _look_back_kernel
 from gems_runtime import device
 
 # Chosen with tools/sweep_tiles on an NVIDIA H200, 2026-11-22; cumsum in us, float32 and bfloat16, ATen's in brackets:
 # 8192 x 8192 along rows 134, 67 (409, 376), along columns 163, 163 (3002, 3050); (64, 1024, 1024) along the middle 155,
 # 122 (445, 420); 16 rows of 1000000 60, 31 (1565, 1539); one row of 10000000 36, 18 (34.5, 42).
 TILE = 4096  # elements of a tile, but for whole rows
-LONGEST = 8192  # elements of a row in one tile
+LONGEST = 8192  # elements of a row in one tile, which is also the tile of parts of longer ones
+LONGEST_WARPS = 16  # of parts: 51 registers a thread (Triton 3.6, sm_90, float32), with 8 warps 89, and as many programs
 ACROSS = (32, 128)  # tile of rows that are neighbours in memory; half as wide and twice as long where they are few
 MOST_STATES = 4096  # that a program combines before it starts: one of each row for each part before its own
 PROGRAMS_PER_SM = 16  # where rows are cut
+ONE_PASS = True  # for sums and products in float32 along few long rows
+PART_STAGES = 3  # tiles of a part that are on their way at once while it is reduced
 _TWO_VALUES = ("latest_max", "latest_min", "logsum")
 
 
@@ -59,9 +65,12 @@ def tiling(rows: Rows, across: bool, processors: int) -> Tiling:
         while block_r > 1 and triton.cdiv(rows.n_rows, block_r) < 2 * processors:
             block_r //= 2
     programs = triton.cdiv(rows.n_rows, block_r)
-    # else reading twice costs more than it brings
-    parts = PROGRAMS_PER_SM * processors // programs if programs < processors else 1
-    return cut(rows, block_r, block_n, min(parts, MOST_STATES // block_r, triton.cdiv(rows.n_cols, 2 * block_n)))
+    if programs >= processors:  # reading twice costs more than it brings
+        return cut(rows, block_r, block_n, 1)
+    parts = min(PROGRAMS_PER_SM * processors // programs, MOST_STATES // block_r)
+    if across or n_pow2 <= LONGEST:
+        return cut(rows, block_r, block_n, min(parts, triton.cdiv(rows.n_cols, 2 * block_n)))
+    return replace(cut(rows, 1, LONGEST, parts), num_warps=LONGEST_WARPS)
 
 
 def cut(rows: Rows, block_r: int, block_n: int, parts: int) -> Tiling:
@@ -120,6 +129,11 @@ def _launches(
     wide = max(rows.n_cols * max(strides[2], to[2], 1), extent(x.shape, x.stride())) > INT32_EXTENT
     sizes = (rows.n_rows, rows.n_cols, rows.inner)
     constants = (TL[cast], TL[acc], how)
+    if t.parts > 1 and t.block_n == LONGEST and _may_look_back(how, acc):
+        _one_pass(plan, rows, t, (*sizes, *strides, *to), outs[0], (*constants, wide), x.device)
+        return
+    # whole rows stay a loop of one step: without it Triton 3.6 takes 83 registers a thread instead of 64 (8192 float32, sm_90)
+    alone = t.parts > 1 and t.part == t.block_n
     a = b = None
     if t.parts > 1:
         a = plan.empty("before", (t.parts, rows.n_rows), acc, x.device)
@@ -127,11 +141,32 @@ def _launches(
             b = plan.empty("before1", (t.parts, rows.n_rows), acc if how == "logsum" else torch.int64, x.device)
         plan.launch(
             _part_kernel, (t.programs, t.parts - 1), Code("x"), a, b, *sizes, *strides, t.part, *constants, wide,
-            t.block_r, t.block_n, t.stages, num_warps=t.num_warps,
+            alone, t.block_r, t.block_n, min(PART_STAGES, t.part // t.block_n), num_warps=t.num_warps,
         )  # fmt: skip
     places = (Code("x"), a, b, *(*outs, None)[:2])
     plan.launch(
         _scan_kernel, (t.programs, t.parts), *places, *sizes, *strides, *to, t.part, *constants,
-        "log" if how == "logsum" else "state", wide, t.parts == 1 and t.block_n >= rows.n_cols,
-        t.block_r, t.block_n, triton.next_power_of_2(t.parts), t.stages, num_warps=t.num_warps,
+        "log" if how == "logsum" else "state", wide, t.parts == 1 and t.part == t.block_n, alone, t.block_r, t.block_n,
+        triton.next_power_of_2(t.parts), t.stages, num_warps=t.num_warps,
+    )  # fmt: skip
+
+
+def _may_look_back(how: str, acc: torch.dtype) -> bool:
+    """True if a state is one word and a program's warps are of 32 threads, as many as it reads words."""
+    one_word = how in ("add", "mul") and acc == torch.float32
+    return ONE_PASS and one_word and (device.interpreted() or device.identity().vendor == "nvidia")
+
+
+def _one_pass(
+    plan: Plan, rows: Rows, t: Tiling, layout: Sequence[int], out: Code, constants: Sequence[object], where: torch.device
+) -> None:
+    """The launch in which programs wait for those before them, and one that clears what they wait for."""
+    parts, group = triton.cdiv(rows.n_cols, t.block_n), 32 * t.num_warps
+    of_a_row = parts + parts // group
+    n_words = 1 + rows.n_rows * of_a_row
+    words = plan.empty("words", (n_words,), torch.int64, where)
+    fill_dense(plan, words, n_words, torch.int64, 0)
+    plan.launch(
+        _look_back_kernel, (rows.n_rows * parts,), Code("x"), words, out, *layout, parts, of_a_row, *constants, t.block_n, group,
+        num_warps=t.num_warps,
     )  # fmt: skip

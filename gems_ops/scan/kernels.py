@@ -26,7 +26,7 @@ def _first_elements(ptr, rows, inner, stride_outer, stride_inner):
 def _part_kernel(
     x_ptr, a_ptr, b_ptr, n_rows, n, inner, x_outer, x_inner, x_stride, part,
     CAST: tl.constexpr, ACC: tl.constexpr, HOW: tl.constexpr, WIDE: tl.constexpr,
-    BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr, STAGES: tl.constexpr,
+    ALONE: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """States of whole parts, [parts, rows]. Grid: (blocks of rows, parts); the last part is not asked for."""
     index: tl.constexpr = tl.int64 if WIDE else tl.int32
@@ -36,8 +36,8 @@ def _part_kernel(
     lane = tl.arange(0, BLOCK_N)[None, :]
     first = tl.program_id(1).to(index) * part
     a, b = element(tl.zeros((BLOCK_R, BLOCK_N), ACC), lane < 0, first + lane, ACC, HOW)
-    for start in tl.range(first, first + part, BLOCK_N, num_stages=STAGES):
-        i = start + lane
+    for tile in tl.range(0, 1 if ALONE else part // BLOCK_N, num_stages=STAGES):
+        i = first + tile * BLOCK_N + lane
         x, y = element(tl.load(x_rows + i * x_stride, mask=in_rows, other=0).to(CAST), in_rows, i, ACC, HOW)
         a, b = combine(a, b, x, y, HOW)
     a, b = total(a, b, HOW)
@@ -49,12 +49,12 @@ def _part_kernel(
 
 @triton.jit
 def _before(
-    a_ptr, b_ptr, rows, n_rows, ACC: tl.constexpr, HOW: tl.constexpr, INDEX: tl.constexpr,
+    a_ptr, b_ptr, rows, n_rows, last, ACC: tl.constexpr, HOW: tl.constexpr, INDEX: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
-    """The states [R, 1] of all parts before this program's: identities for the first part."""
+    """The states [R, 1] of all parts before part `last`: identities for the first part."""
     part = tl.arange(0, BLOCK_P)[None, :]
-    ok = (rows < n_rows)[:, None] & (part < tl.program_id(1))
+    ok = (rows < n_rows)[:, None] & (part < last)
     at = part.to(tl.int64) * n_rows + rows[:, None]
     x = tl.zeros((BLOCK_R, BLOCK_P), ACC)
     if a_ptr is not None:
@@ -71,24 +71,41 @@ def _scan_kernel(
     x_ptr, a_ptr, b_ptr, out_ptr, position_ptr, n_rows, n, inner, x_outer, x_inner, x_stride,
     out_outer, out_inner, out_stride, part,
     CAST: tl.constexpr, ACC: tl.constexpr, HOW: tl.constexpr, FINISH: tl.constexpr, WIDE: tl.constexpr,
-    WHOLE: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_P: tl.constexpr, STAGES: tl.constexpr,
+    WHOLE: tl.constexpr, ALONE: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_P: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Grid: (blocks of rows, parts). WHOLE: a tile covers its rows, nothing is carried. STAGES tiles are loaded at once."""
+    """Grid: (blocks of rows, parts). WHOLE: a tile covers its rows, nothing is carried. STAGES tiles are loaded at once.
+
+    The last part comes first: the cache still has what `_part_kernel` read last. ALONE: parts are of one tile.
+    """
     index: tl.constexpr = tl.int64 if WIDE else tl.int32
     rows = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
     in_rows = (rows < n_rows)[:, None]
     x_rows = _first_elements(x_ptr, rows, inner, x_outer, x_inner)
     out_rows = _first_elements(out_ptr, rows, inner, out_outer, out_inner)
     lane = tl.arange(0, BLOCK_N)[None, :]
-    first = tl.program_id(1).to(index) * part
+    mine = tl.num_programs(1) - 1 - tl.program_id(1)
+    first = mine.to(index) * part
+    if ALONE:
+        # on its way while the states are combined
+        i = first + lane
+        ahead = tl.load(x_rows + i * x_stride, mask=in_rows & (i < n), other=0, eviction_policy="evict_first")
     if not WHOLE:
-        a, b = _before(a_ptr, b_ptr, rows, n_rows, ACC, HOW, index, BLOCK_R, BLOCK_P)
+        a, b = _before(a_ptr, b_ptr, rows, n_rows, mine, ACC, HOW, index, BLOCK_R, BLOCK_P)
     elif HOW == "logsum":
         a, b = element(tl.zeros((BLOCK_R, 1), ACC), rows[:, None] < 0, first, ACC, HOW)
-    for start in tl.range(first, first + BLOCK_N if WHOLE else tl.minimum(first + part, n), BLOCK_N, num_stages=STAGES):
+    last = 1 if ALONE else first + BLOCK_N if WHOLE else tl.minimum(first + part, n)
+    # of 0 and 1 nothing is left of the loop
+    for start in tl.range(0 if ALONE else first, last, BLOCK_N, num_stages=STAGES):
+        if ALONE:
+            start = first
         i = start + lane
         ok = in_rows & (i < n)
-        x, y = element(tl.load(x_rows + i * x_stride, mask=ok, other=0).to(CAST), ok, i, ACC, HOW)
+        if ALONE:
+            x = ahead.to(CAST)
+        else:
+            x = tl.load(x_rows + i * x_stride, mask=ok, other=0, eviction_policy="" if WHOLE else "evict_first").to(CAST)
+        x, y = element(x, ok, i, ACC, HOW)
         if HOW == "logsum":
             lead = tl.load(x_rows + start * x_stride, mask=in_rows, other=0).to(CAST).to(ACC)
             x, y = log_sums(x, y, lead, a, b, in_rows, NEAR)
@@ -96,7 +113,7 @@ def _scan_kernel(
             x, y = scanned(x, y, HOW)
             if not WHOLE:
                 x, y = combine(a, b, x, y, HOW)
-        if not WHOLE:
+        if not WHOLE and not ALONE:
             a = column(x, lane == BLOCK_N - 1)
             if len(y.shape) == 2:
                 b = column(y, lane == BLOCK_N - 1)

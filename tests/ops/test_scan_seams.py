@@ -63,6 +63,13 @@ def test_carries_and_parts_agree_with_aten(parts: list[int], name: str, shape: s
         assert max(parts) > 1
 
 
+@pytest.mark.parametrize("name", SCANS)
+def test_parts_of_several_tiles(parts: list[int], monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(engine, "PROGRAMS_PER_SM", 1)
+    check(name, numbers((1, 500), name), 1)
+    assert parts == [4]
+
+
 @pytest.mark.parametrize("size", [31, 32, 33, 63, 64, 65, 127, 129])
 def test_sizes_around_tiles(parts: list[int], size: int) -> None:
     for name in SCANS:
@@ -103,3 +110,12 @@ def test_logcumsumexp_far_from_the_largest_element(parts: list[int], row: Tensor
     x = torch.stack([row, torch.zeros(300)])
     got, want = cumulative.logcumsumexp(x, 1), torch.logcumsumexp(x.double(), 1)
     torch.testing.assert_close(got, want.float(), rtol=3e-6, atol=3e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize("name", ["cumsum", "cumprod"])
+def test_parts_in_several_groups(parts: list[int], monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(engine, "LONGEST_WARPS", 1)  # groups of 32 parts
+    for size in (32 * 32, 32 * 32 + 1, 32 * 63 + 5, 32 * 64, 3333):
+        x = numbers((2, size), name)
+        check(name, x.clamp(0.9, 1.1) if name == "cumprod" else x, 1)
+    assert min(parts) > 1
