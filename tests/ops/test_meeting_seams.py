@@ -21,6 +21,7 @@ FUNCTIONS = (
     (softmax.softmax, softmax_backward.softmax_backward), (softmax.log_softmax, softmax_backward.log_softmax_backward),
 )  # fmt: skip
 SHARES = Shares((Share(64, 8, 4),), (Share(32 * 16, 8, 4),))
+WIDE_SHARES = Shares(SHARES.along, (Share(64 * 16, 8, 4, rows=64),))
 
 
 def seeded(*shape: int, seed: int = 5) -> Tensor:
@@ -35,7 +36,10 @@ def short(together: Together, monkeypatch: pytest.MonkeyPatch) -> Together:  # n
         monkeypatch.setattr(module, "_SHARES", SHARES)
         monkeypatch.setattr(module, "_HALF_SHARES", SHARES)
     monkeypatch.setattr(weight_norm, "_ALONE", 64)
-    monkeypatch.setattr(weight_norm, "_SHARES", SHARES)
+    for name, shares in (("", SHARES), ("_GRADIENT", WIDE_SHARES)):
+        monkeypatch.setattr(weight_norm, f"{name}_SHARES", shares)
+        monkeypatch.setattr(weight_norm, f"_HALF{name}_SHARES", shares)
+    monkeypatch.setattr(weight_norm, "_CACHED", 0)
     monkeypatch.setattr(softmax_backward, "_ALONE", 64)
     monkeypatch.setattr(norm, "WHOLE", 64)
     monkeypatch.setattr(norm, "ALONE", {})
@@ -160,7 +164,7 @@ def test_weight_norm_of_parts(short: Together, dim: int) -> None:
     arguments = (grad, v, g, want[1], dim)
     got = weight_norm.weight_norm_interface_backward(*arguments)(*arguments)
     torch.testing.assert_close(got, torch.ops.aten._weight_norm_interface_backward(*arguments))
-    assert short.meetings == 2 * (30 * 3 if dim == 0 else 18 * 8)
+    assert short.meetings == (2 * 30 * 3 if dim == 0 else (18 + 9) * 8)
 
 
 def test_no_row_has_more_parts_than_an_eighth_of_what_the_device_holds(monkeypatch: pytest.MonkeyPatch) -> None:
