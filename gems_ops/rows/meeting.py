@@ -166,3 +166,17 @@ def published(ptr, group, parts, other, R: tl.constexpr, PARTS: tl.constexpr):
     at = (group * parts + part)[None, :] * R + tl.arange(0, R)[:, None]
     # Past the first cache, which may hold what was there before.
     return tl.load(ptr + at, mask=(part < parts)[None, :], other=other, cache_modifier=".cg")
+
+
+@triton.jit
+def published_sum(ptr, group, parts, R: tl.constexpr, PARTS: tl.constexpr):
+    """The sum over all parts of what the group has published, [R].
+
+    Row by row: in a tile, which a compiler lays out like the rows' own elements, every thread would read up to all R x PARTS.
+    """
+    row, part = tl.arange(0, R), tl.arange(0, PARTS)
+    total = tl.zeros((R,), tl.float32)
+    for r in tl.static_range(R):
+        x = tl.load(ptr + (group * parts + part) * R + r, mask=part < parts, other=0.0, cache_modifier=".cg")
+        total = tl.where(row == r, tl.sum(x, 0), total)
+    return total

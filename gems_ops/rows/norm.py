@@ -44,14 +44,19 @@ HALF_SHARES = Shares((Share(16384, 8, 3, rows=4), Share(16384, 16, 2, rows=2)))
 LONG_GRADIENT_BLOCK = 4096
 # Programs that share rows backward hold several of them: what they keep for each column, they then keep for fewer columns.
 # 180 us and 324 with two reads (2048 x 16384), 361 and 645 (2048 x 32768; layer norm, float32, H100, 2026-11-27).
-GRADIENT_SHARE = Share(16384, 16, 1, rows=4)
+GRADIENT_SHARES = (Share(16384, 16, 1, rows=4),)
+# Of 16 bits a program's part is half as many bytes, and the wait for others as long: more programs take turns at waiting.
+# A layer norm keeps more for each column, so fewer of its programs fit without spilling.
+HALF_GRADIENT_SHARES = (Share(8192, 4, 4, rows=8), Share(16384, 8, 2, rows=4))
+HALF_CENTERED_SHARES = (Share(8192, 4, 3, rows=8), Share(16384, 8, 2, rows=4))
 TILE, WARP = 2048, 512  # elements of a program where rows are short, and of a warp of it
 # Each leaves one row of sums for the gradients of weight and bias. Three stages, two rows read ahead, are what hides
 # the wait for memory: 109 us instead of 150 with two stages or none (16384 x 4096, bfloat16, H200).
 PROGRAMS_PER_SM, SHORT_PROGRAMS_PER_SM = 2, 2
 GRADIENT_STAGES = 3
 COLUMN_ROWS, COLUMNS = 16, 256  # of a tile that sums over the rows of long ones
-PARTS = 32  # rows of sums that the second stage reads at once
+# Rows of sums that the second stage reads at once, at most: each read waits for the one before.
+PARTS = 128
 INTERPRETER_COLUMNS = 1 << 15  # the interpreter pays per program, not per element
 
 
@@ -236,8 +241,12 @@ def _gradient_meeting(norm: Norm, wanted: tuple[bool, bool, bool], saved: bool) 
     """How programs meet over long rows, each with all the rows that it can have; None where they cannot."""
     if not wanted[0] or norm.center and not saved:
         return None
-    m = meeting_of(Rows(norm.n_rows, norm.n, 1), norm.x.dtype, GRADIENT_SHARE, GRADIENT_SHARE.rows)
-    return m and replace(m, groups=min(m.groups, m.resident // m.parts))
+    half_shares = HALF_CENTERED_SHARES if norm.center else HALF_GRADIENT_SHARES
+    for share in half_shares if norm.x.itemsize == 2 else GRADIENT_SHARES:
+        m = meeting_of(Rows(norm.n_rows, norm.n, 1), norm.x.dtype, share, share.rows)
+        if m is not None:
+            return replace(m, groups=min(m.groups, m.resident // m.parts))
+    return None
 
 
 def _plan_long_dx(plan: Plan, norm: Norm, tensors: tuple, numbers: tuple) -> tuple[Code | None, Code]:
@@ -280,4 +289,5 @@ def plan_column_sums(plan: Plan, parts: list[Code | None], results: list[Code | 
     """Plan the gradients of weight and bias, those that are not None, from their rows of sums."""
     if any(r is not None for r in results):
         block = _interpreted_columns(n) if device.interpreted() else 32 if n >= 32 * sm_count() else 16
-        plan.launch(_add_columns_kernel, (triton.cdiv(n, block),), *parts, *results, programs, n, PARTS, block, num_warps=4)
+        at_once = min(PARTS, max(16, triton.next_power_of_2(programs)))
+        plan.launch(_add_columns_kernel, (triton.cdiv(n, block),), *parts, *results, programs, n, at_once, block, num_warps=4)

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from gems_ops.rows.access import load_rows, over, widen, widen_again
-from gems_ops.rows.meeting import meet, publish, published, take_place
+from gems_ops.rows.meeting import meet, publish, published, published_sum, take_place
 from gems_ops.rows.norm_kernels import _add_both, _load_columns, _load_statistic, _load_sum, _store_gradient
 from gems_runtime import LibEntry
 
@@ -124,7 +124,7 @@ def _shared_norm_gradient_kernel(
                 product = tl.sum(grad * x, 1)
             publish(product_ptr, place, part, parts, product)
             meet(counters_ptr, group, parts, times)
-            product = tl.sum(published(product_ptr, place, parts, 0.0, ROWS, PARTS), 1)
+            product = published_sum(product_ptr, place, parts, ROWS, PARTS)
             x = (widen_again(x_in) - mean[:, None]) * rstd[:, None]
             grad = widen_again(grad_in) * weight
         else:
@@ -134,15 +134,15 @@ def _shared_norm_gradient_kernel(
             publish(product_ptr, place, part, parts, product)
             meet(counters_ptr, group, parts, times)
             # a row past the last is 0, and eps may be: 0 times infinity would spoil the sums
-            variance = over(tl.sum(published(square_ptr, place, parts, 0.0, ROWS, PARTS), 1), n)
+            variance = over(published_sum(square_ptr, place, parts, ROWS, PARTS), n)
             rstd = tl.where(in_rows, 1 / tl.sqrt(variance + eps), 0.0)
-            product = tl.sum(published(product_ptr, place, parts, 0.0, ROWS, PARTS), 1) * rstd
+            product = published_sum(product_ptr, place, parts, ROWS, PARTS) * rstd
             x, grad = widen_again(x_in) * rstd[:, None], widen_again(grad_in)
             dweight += tl.sum(grad * x, 0)
             grad *= weight
         dx = grad - x * over(product, n)[:, None]
         if CENTER:
-            dx -= over(tl.sum(published(total_ptr, place, parts, 0.0, ROWS, PARTS), 1), n)[:, None]
+            dx -= over(published_sum(total_ptr, place, parts, ROWS, PARTS), n)[:, None]
         _store_gradient(dx_ptr, dsum_ptr, dx * rstd[:, None], row, dsum_row, n, col, mask)
     if dweight_ptr is not None:
         tl.store(dweight_ptr + group * n + col, dweight, mask=col < n)
