@@ -145,6 +145,6 @@ def _shared_norm_gradient_kernel(
             dx -= over(published_sum(total_ptr, place, parts, ROWS, PARTS), n)[:, None]
         _store_gradient(dx_ptr, dsum_ptr, dx * rstd[:, None], row, dsum_row, n, col, mask)
     if dweight_ptr is not None:
-        tl.store(dweight_ptr + group * n + col, dweight, mask=col < n)
+        tl.store(dweight_ptr + group * n + col, dweight.to(dweight_ptr.dtype.element_ty), mask=col < n)
     if dbias_ptr is not None:
-        tl.store(dbias_ptr + group * n + col, dbias, mask=col < n)
+        tl.store(dbias_ptr + group * n + col, dbias.to(dbias_ptr.dtype.element_ty), mask=col < n)
