@@ -49,6 +49,7 @@ GRADIENT_SHARES = (Share(16384, 16, 1, rows=4),)
 # A layer norm keeps more for each column, so fewer of its programs fit without spilling.
 HALF_GRADIENT_SHARES = (Share(8192, 4, 4, rows=8), Share(16384, 8, 2, rows=4))
 HALF_CENTERED_SHARES = (Share(8192, 4, 3, rows=8), Share(16384, 8, 2, rows=4))
+AHEAD = False  # of 16 bits: the next rows are read before these are written
 TILE, WARP = 2048, 512  # elements of a program where rows are short, and of a warp of it
 # Each leaves one row of sums for the gradients of weight and bias. Three stages, two rows read ahead, are what hides
 # the wait for memory: 109 us instead of 150 with two stages or none (16384 x 4096, bfloat16, H200).
@@ -225,7 +226,8 @@ def plan_gradient(
         counters, *places = plan_meeting(plan, m, norm.x.device, "product", "total", "square", places=2)
         plan.launch(
             _shared_norm_gradient_kernel, (m.programs,), *inputs, weight, mean, rstd, around, results[0], *parts, counters, *places,
-            *strides[:2], m.parts, m.groups, *strides[2:], *tail, m.padded_parts, m.block_r, m.block_n, **m.share.options,
+            *strides[:2], m.parts, m.groups, *strides[2:], *tail, m.padded_parts, m.block_r, m.block_n, AHEAD and norm.x.itemsize == 2,
+            **m.share.options,
         )  # fmt: skip
     else:
         mean, rstd = _plan_long_dx(plan, norm, (*inputs, weight, mean, rstd, around, results[0]), (*strides, *tail))

@@ -124,9 +124,12 @@ def test_norm_of_a_sum_of_parts(short: Together) -> None:
 
 @pytest.mark.parametrize("center", [False, True])
 @pytest.mark.parametrize("n_rows", [3, 90])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_norm_gradient_of_parts(short: Together, center: bool, n_rows: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(("dtype", "ahead"), [(torch.float32, False), (torch.bfloat16, False), (torch.bfloat16, True)])
+def test_norm_gradient_of_parts(
+    short: Together, monkeypatch: pytest.MonkeyPatch, center: bool, n_rows: int, dtype: torch.dtype, ahead: bool
+) -> None:
     """90 rows are more than all groups hold at once: programs meet again and again."""
+    monkeypatch.setattr(norm, "AHEAD", ahead)
     n = 150
     x, weight, bias, _, mean, rstd = _norms(n_rows, n, center, dtype, 1.0)
     grad = seeded(n_rows, n, seed=8).to(dtype)
