@@ -29,7 +29,7 @@ from gems_ops.rows.tiling import Rows, RowStrides, lie_across
 from gems_runtime import device
 
 _KERNELS = 8  # that may meet at the same time, see above
-_ACROSS = 32  # neighbouring rows of a tile across the memory
+_ACROSS = 32  # neighbouring rows of a tile across the memory, at least
 _REGISTERS = 65536  # of a multiprocessor
 # Arrivals are counted this far behind the tickets, which every program draws: in a cache line of their own.
 _ARRIVALS = tl.constexpr(32)
@@ -42,7 +42,7 @@ class Share:
     elements: int
     num_warps: int
     resident: int
-    rows: int = 1  # of those that lie along the memory
+    rows: int = 1  # of those that a part has; across the memory at least 32
 
     @property
     def options(self) -> dict[str, int]:
@@ -89,7 +89,7 @@ def meeting(rows: Rows, strides: RowStrides, dtype: torch.dtype, shares: Shares)
     """
     across = rows.n_rows >= _ACROSS and lie_across(rows, strides)
     for share in shares.across if across else shares.along:
-        m = meeting_of(rows, dtype, share, _ACROSS if across else share.rows)
+        m = meeting_of(rows, dtype, share, max(_ACROSS, share.rows) if across else share.rows)
         if m is not None:
             # Few rows are read twice from the second cache, by more programs.
             return m if m.programs >= 4 * sm_count() else None
@@ -166,3 +166,17 @@ def published(ptr, group, parts, other, R: tl.constexpr, PARTS: tl.constexpr):
     at = (group * parts + part)[None, :] * R + tl.arange(0, R)[:, None]
     # Past the first cache, which may hold what was there before.
     return tl.load(ptr + at, mask=(part < parts)[None, :], other=other, cache_modifier=".cg")
+
+
+@triton.jit
+def published_sum(ptr, group, parts, R: tl.constexpr, PARTS: tl.constexpr):
+    """The sum over all parts of what the group has published, [R].
+
+    Row by row: in a tile, which a compiler lays out like the rows' own elements, every thread would read up to all R x PARTS.
+    """
+    row, part = tl.arange(0, R), tl.arange(0, PARTS)
+    total = tl.zeros((R,), tl.float32)
+    for r in tl.static_range(R):
+        x = tl.load(ptr + (group * parts + part) * R + r, mask=part < parts, other=0.0, cache_modifier=".cg")
+        total = tl.where(row == r, tl.sum(x, 0), total)
+    return total

@@ -188,9 +188,9 @@ def _norm_gradient_kernel(
             _store_gradient(dx_ptr, dsum_ptr, dx * rstd[:, None], row, dsum_row, n, col, mask)
     at = tl.program_id(0).to(tl.int64) * n + col
     if dweight_ptr is not None:
-        tl.store(dweight_ptr + at, tl.sum(dweight, 0), mask=col < n)
+        tl.store(dweight_ptr + at, tl.sum(dweight, 0).to(dweight_ptr.dtype.element_ty), mask=col < n)
     if dbias_ptr is not None:
-        tl.store(dbias_ptr + at, tl.sum(dbias, 0), mask=col < n)
+        tl.store(dbias_ptr + at, tl.sum(dbias, 0).to(dbias_ptr.dtype.element_ty), mask=col < n)
 
 
 @LibEntry
@@ -256,9 +256,9 @@ def _norm_columns_kernel(
             dweight += grad * x * _load_statistic(rstd_ptr, row, in_rows)[:, None]
     at = tl.program_id(1).to(tl.int64) * n + col
     if dweight_ptr is not None:
-        tl.store(dweight_ptr + at, tl.sum(dweight, 0), mask=col < n)
+        tl.store(dweight_ptr + at, tl.sum(dweight, 0).to(dweight_ptr.dtype.element_ty), mask=col < n)
     if dbias_ptr is not None:
-        tl.store(dbias_ptr + at, tl.sum(dbias, 0), mask=col < n)
+        tl.store(dbias_ptr + at, tl.sum(dbias, 0).to(dbias_ptr.dtype.element_ty), mask=col < n)
 
 
 @triton.jit

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from gems_ops.rows.access import load_rows, over, widen, widen_again
-from gems_ops.rows.meeting import meet, publish, published, take_place
+from gems_ops.rows.meeting import meet, publish, published, published_sum, take_place
 from gems_ops.rows.norm_kernels import _add_both, _load_columns, _load_statistic, _load_sum, _store_gradient
 from gems_runtime import LibEntry
 
@@ -79,6 +79,19 @@ def _shared_norm_kernel(
     tl.store(y_ptr + (row * y_row)[:, None] + col[None, :], y.to(y_ptr.dtype.element_ty), mask=mask)
 
 
+@triton.jit
+def _load_both(
+    x_ptr, residual_ptr, grad_ptr, block, n_rows, n, x_row, residual_row, grad_row, col, ROWS: tl.constexpr,
+):  # fmt: skip
+    """x and the gradient, [ROWS, BLOCK], as they come: widened, they would take twice the registers while others are waited for."""
+    row = block * ROWS + tl.arange(0, ROWS)
+    mask = (row < n_rows)[:, None] & (col < n)[None, :]
+    x = tl.load(x_ptr + (row * x_row)[:, None] + col[None, :], mask=mask, other=0)
+    if residual_ptr is not None:
+        x = widen(x) + load_rows(residual_ptr, row, residual_row, col, mask)
+    return x, tl.load(grad_ptr + (row * grad_row)[:, None] + col[None, :], mask=mask, other=0)
+
+
 @LibEntry
 @triton.jit
 def _shared_norm_gradient_kernel(
@@ -86,6 +99,7 @@ def _shared_norm_gradient_kernel(
     counters_ptr, product_ptr, total_ptr, square_ptr,
     n_rows, n, parts, groups, grad_row, x_row, residual_row, dsum_row, eps,
     CENTER: tl.constexpr, SAVED: tl.constexpr, PARTS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    AHEAD: tl.constexpr,
 ):  # fmt: skip
     """dx of ROWS rows at a time, and for each group one row of sums for the gradients of weight and bias.
 
@@ -97,15 +111,15 @@ def _shared_norm_gradient_kernel(
     weight = _load_columns(weight_ptr, col, n, 1.0)
     dweight, dbias = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
     times = 0
-    for block in range(group, tl.cdiv(n_rows, ROWS), groups):
+    blocks = tl.cdiv(n_rows, ROWS)
+    if AHEAD:
+        x_in, grad_in = _load_both(x_ptr, residual_ptr, grad_ptr, group, n_rows, n, x_row, residual_row, grad_row, col, ROWS)
+    for block in range(group, blocks, groups):
         row = block * ROWS + tl.arange(0, ROWS)
         in_rows = row < n_rows
         mask = in_rows[:, None] & (col < n)[None, :]
-        # [ROWS, BLOCK], both as they come: widened, they would take twice the registers while others are waited for.
-        x_in = tl.load(x_ptr + (row * x_row)[:, None] + col[None, :], mask=mask, other=0)
-        if residual_ptr is not None:
-            x_in = widen(x_in) + load_rows(residual_ptr, row, residual_row, col, mask)
-        grad_in = tl.load(grad_ptr + (row * grad_row)[:, None] + col[None, :], mask=mask, other=0)
+        if not AHEAD:
+            x_in, grad_in = _load_both(x_ptr, residual_ptr, grad_ptr, block, n_rows, n, x_row, residual_row, grad_row, col, ROWS)
         # Others may still read what they were told a round ago: two places take turns.
         place = group * 2 + times % 2
         times += 1
@@ -124,7 +138,11 @@ def _shared_norm_gradient_kernel(
                 product = tl.sum(grad * x, 1)
             publish(product_ptr, place, part, parts, product)
             meet(counters_ptr, group, parts, times)
-            product = tl.sum(published(product_ptr, place, parts, 0.0, ROWS, PARTS), 1)
+            if AHEAD:
+                x_next, grad_next = _load_both(
+                    x_ptr, residual_ptr, grad_ptr, block + groups, n_rows, n, x_row, residual_row, grad_row, col, ROWS
+                )
+            product = published_sum(product_ptr, place, parts, ROWS, PARTS)
             x = (widen_again(x_in) - mean[:, None]) * rstd[:, None]
             grad = widen_again(grad_in) * weight
         else:
@@ -133,18 +151,24 @@ def _shared_norm_gradient_kernel(
             publish(square_ptr, place, part, parts, square)
             publish(product_ptr, place, part, parts, product)
             meet(counters_ptr, group, parts, times)
+            if AHEAD:
+                x_next, grad_next = _load_both(
+                    x_ptr, residual_ptr, grad_ptr, block + groups, n_rows, n, x_row, residual_row, grad_row, col, ROWS
+                )
             # a row past the last is 0, and eps may be: 0 times infinity would spoil the sums
-            variance = over(tl.sum(published(square_ptr, place, parts, 0.0, ROWS, PARTS), 1), n)
+            variance = over(published_sum(square_ptr, place, parts, ROWS, PARTS), n)
             rstd = tl.where(in_rows, 1 / tl.sqrt(variance + eps), 0.0)
-            product = tl.sum(published(product_ptr, place, parts, 0.0, ROWS, PARTS), 1) * rstd
+            product = published_sum(product_ptr, place, parts, ROWS, PARTS) * rstd
             x, grad = widen_again(x_in) * rstd[:, None], widen_again(grad_in)
             dweight += tl.sum(grad * x, 0)
             grad *= weight
         dx = grad - x * over(product, n)[:, None]
         if CENTER:
-            dx -= over(tl.sum(published(total_ptr, place, parts, 0.0, ROWS, PARTS), 1), n)[:, None]
+            dx -= over(published_sum(total_ptr, place, parts, ROWS, PARTS), n)[:, None]
         _store_gradient(dx_ptr, dsum_ptr, dx * rstd[:, None], row, dsum_row, n, col, mask)
+        if AHEAD:
+            x_in, grad_in = x_next, grad_next
     if dweight_ptr is not None:
-        tl.store(dweight_ptr + group * n + col, dweight, mask=col < n)
+        tl.store(dweight_ptr + group * n + col, dweight.to(dweight_ptr.dtype.element_ty), mask=col < n)
     if dbias_ptr is not None:
-        tl.store(dbias_ptr + group * n + col, dbias, mask=col < n)
+        tl.store(dbias_ptr + group * n + col, dbias.to(dbias_ptr.dtype.element_ty), mask=col < n)

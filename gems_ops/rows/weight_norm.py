@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TypeAlias
+from dataclasses import dataclass
 
 import torch
 import triton
@@ -15,17 +15,33 @@ from gems_ops.control import use_gems
 from gems_ops.op import DOUBLES, Declined, Sample, plain, planned
 from gems_ops.plan import Code, Plan, Planned
 from gems_ops.promote import opmath
-from gems_ops.rows.access import widen
+from gems_ops.reduce.engine import sm_count
+from gems_ops.rows.access import widen, widen_again
 from gems_ops.rows.meeting import Share, Shares, meet, meeting, plan_meeting, publish, published, take_place
 from gems_ops.rows.tiling import Rows
 from gems_runtime import LibEntry
 
-Kernels: TypeAlias = tuple[LibEntry, LibEntry]  # for a program by itself, and for programs that meet
-
 _TILE = 4096  # elements; one tile may hold a whole row
-# Of longer rows: programs share them, 16 elements of one or two tensors for each thread.
-_ALONE, _SHARES = 1024, Shares((Share(8192, 16, 2),), (Share(8192, 16, 2),))
+# Of longer rows, which programs share: their elements, of one tensor or of two, in most of the registers.
+_ALONE, _ALONG = 1024, (Share(8192, 16, 2),)
+_SHARES = Shares(_ALONG, (Share(16384, 16, 2),))
+_HALF_SHARES = Shares(_ALONG, (Share(16384, 16, 2, rows=64),))
+_GRADIENT_SHARES = Shares(_ALONG, (Share(4096, 8, 4),))
+_HALF_GRADIENT_SHARES = Shares(_ALONG, (Share(8192, 8, 4, rows=64),))
 _ACROSS = 32  # rows of a tile where neighbours in memory belong to different ones
+# Such rows are read twice by one program each where the second cache (50 MB) still holds them; then what hides the wait
+# is that tiles of so many bytes are copied while others are summed.
+_CACHED, _TILE_BYTES, _STAGES = 40 << 20, 16384, 4
+
+
+@dataclass(frozen=True)
+class _Way:
+    """Forward or backward: its kernels for a program by itself and for programs that meet, their shares, how many tensors they read."""
+
+    alone: LibEntry
+    shared: LibEntry
+    shares: Shares
+    inputs: int
 
 
 @triton.jit
@@ -38,19 +54,23 @@ def _tile(first, rows, n_rows, n_cols, s_row, s_col, BLOCK_N: tl.constexpr):
 @LibEntry
 @triton.jit
 def _weight_norm_kernel(
-    v_ptr, g_ptr, w_ptr, norm_ptr, n_rows, n_cols, s_row, s_col, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr
-):
+    v_ptr, g_ptr, w_ptr, norm_ptr, n_rows, n_cols, s_row, s_col, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr,
+    STAGES: tl.constexpr,
+):  # fmt: skip
     DTYPE: tl.constexpr = tl.float64 if v_ptr.dtype.element_ty == tl.float64 else tl.float32
     rows = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
     squares = tl.zeros((BLOCK_R, BLOCK_N), DTYPE)
-    for first in range(0, n_cols, BLOCK_N):
+    for first in tl.range(0, n_cols, BLOCK_N, num_stages=STAGES):
         at, ok = _tile(first, rows, n_rows, n_cols, s_row, s_col, BLOCK_N)
         v = widen(tl.load(v_ptr + at, mask=ok, other=0))
         squares += v * v
     norm = tl.sqrt(tl.sum(squares, 1))
     tl.store(norm_ptr + rows, norm.to(norm_ptr.dtype.element_ty), mask=rows < n_rows)
     scale = widen(tl.load(g_ptr + rows, mask=rows < n_rows, other=0)) / norm
-    for first in range(0, n_cols, BLOCK_N):
+    blocks = tl.cdiv(n_cols, BLOCK_N)
+    for step in tl.range(0, blocks, num_stages=STAGES):
+        # from the end, which the cache still holds
+        first = (blocks - 1 - step) * BLOCK_N
         at, ok = _tile(first, rows, n_rows, n_cols, s_row, s_col, BLOCK_N)
         v = widen(tl.load(v_ptr + at, mask=ok, other=0))
         tl.store(w_ptr + at, (v * scale[:, None]).to(w_ptr.dtype.element_ty), mask=ok)
@@ -59,13 +79,14 @@ def _weight_norm_kernel(
 @LibEntry
 @triton.jit
 def _weight_norm_gradient_kernel(
-    grad_ptr, v_ptr, g_ptr, norm_ptr, dv_ptr, dg_ptr, n_rows, n_cols, s_row, s_col, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr
-):
+    grad_ptr, v_ptr, g_ptr, norm_ptr, dv_ptr, dg_ptr, n_rows, n_cols, s_row, s_col, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr,
+    STAGES: tl.constexpr,
+):  # fmt: skip
     DTYPE: tl.constexpr = tl.float64 if v_ptr.dtype.element_ty == tl.float64 else tl.float32
     rows = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
     row_ok = rows < n_rows
     products = tl.zeros((BLOCK_R, BLOCK_N), DTYPE)
-    for first in range(0, n_cols, BLOCK_N):
+    for first in tl.range(0, n_cols, BLOCK_N, num_stages=STAGES):
         at, ok = _tile(first, rows, n_rows, n_cols, s_row, s_col, BLOCK_N)
         products += widen(tl.load(grad_ptr + at, mask=ok, other=0)) * widen(tl.load(v_ptr + at, mask=ok, other=0))
     norm = widen(tl.load(norm_ptr + rows, mask=row_ok, other=1))
@@ -73,7 +94,10 @@ def _weight_norm_gradient_kernel(
     tl.store(dg_ptr + rows, along.to(dg_ptr.dtype.element_ty), mask=row_ok)
     scale = widen(tl.load(g_ptr + rows, mask=row_ok, other=0)) / norm
     along = along / norm
-    for first in range(0, n_cols, BLOCK_N):
+    blocks = tl.cdiv(n_cols, BLOCK_N)
+    for step in tl.range(0, blocks, num_stages=STAGES):
+        # from the end, which the cache still holds
+        first = (blocks - 1 - step) * BLOCK_N
         at, ok = _tile(first, rows, n_rows, n_cols, s_row, s_col, BLOCK_N)
         grad = widen(tl.load(grad_ptr + at, mask=ok, other=0))
         v = widen(tl.load(v_ptr + at, mask=ok, other=0))
@@ -90,13 +114,14 @@ def _shared_weight_norm_kernel(
     group, part = take_place(counters_ptr, parts)
     rows = group * BLOCK_R + tl.arange(0, BLOCK_R)
     at, ok = _tile(part * BLOCK_N, rows, n_rows, n_cols, s_row, s_col, BLOCK_N)
-    v = widen(tl.load(v_ptr + at, mask=ok, other=0))
+    v_in = tl.load(v_ptr + at, mask=ok, other=0)
+    v = widen(v_in)
     publish(total_ptr, group, part, parts, tl.sum(v * v, 1))
     meet(counters_ptr, group, parts, 1)
     norm = tl.sqrt(tl.sum(published(total_ptr, group, parts, 0.0, BLOCK_R, PARTS), 1))
     tl.store(norm_ptr + rows, norm.to(norm_ptr.dtype.element_ty), mask=(rows < n_rows) & (part == 0))
     scale = widen(tl.load(g_ptr + rows, mask=rows < n_rows, other=0)) / norm
-    tl.store(w_ptr + at, (v * scale[:, None]).to(w_ptr.dtype.element_ty), mask=ok)
+    tl.store(w_ptr + at, (widen_again(v_in) * scale[:, None]).to(w_ptr.dtype.element_ty), mask=ok)
 
 
 @LibEntry
@@ -110,16 +135,15 @@ def _shared_weight_norm_gradient_kernel(
     rows = group * BLOCK_R + tl.arange(0, BLOCK_R)
     row_ok = rows < n_rows
     at, ok = _tile(part * BLOCK_N, rows, n_rows, n_cols, s_row, s_col, BLOCK_N)
-    grad = widen(tl.load(grad_ptr + at, mask=ok, other=0))
-    v = widen(tl.load(v_ptr + at, mask=ok, other=0))
-    publish(total_ptr, group, part, parts, tl.sum(grad * v, 1))
+    grad_in, v_in = tl.load(grad_ptr + at, mask=ok, other=0), tl.load(v_ptr + at, mask=ok, other=0)
+    publish(total_ptr, group, part, parts, tl.sum(widen(grad_in) * widen(v_in), 1))
     meet(counters_ptr, group, parts, 1)
     norm = widen(tl.load(norm_ptr + rows, mask=row_ok, other=1))
     along = tl.sum(published(total_ptr, group, parts, 0.0, BLOCK_R, PARTS), 1) / norm
     tl.store(dg_ptr + rows, along.to(dg_ptr.dtype.element_ty), mask=row_ok & (part == 0))
     scale = widen(tl.load(g_ptr + rows, mask=row_ok, other=0)) / norm
-    along = along / norm
-    tl.store(dv_ptr + at, ((grad - v * along[:, None]) * scale[:, None]).to(dv_ptr.dtype.element_ty), mask=ok)
+    dv = (widen_again(grad_in) - widen_again(v_in) * (along / norm)[:, None]) * scale[:, None]
+    tl.store(dv_ptr + at, dv.to(dv_ptr.dtype.element_ty), mask=ok)
 
 
 def _rows(v: Tensor, g: Tensor, dim: int, *others: Tensor) -> tuple[int, int, int, int]:
@@ -133,20 +157,24 @@ def _rows(v: Tensor, g: Tensor, dim: int, *others: Tensor) -> tuple[int, int, in
     return (n, rest, rest, 1) if dim == 0 else (n, rest, 1, n)
 
 
-def _launch(plan: Plan, kernels: Kernels, v: Tensor, tensors: tuple[Code, ...], rows: tuple[int, int, int, int]) -> None:
-    kernel, shared = kernels
+def _launch(plan: Plan, way: _Way, v: Tensor, tensors: tuple[Code, ...], rows: tuple[int, int, int, int]) -> None:
     n_rows, n_cols, s_row, s_col = rows
-    m = meeting(Rows(n_rows, n_cols, 1), (s_row, 0, s_col), v.dtype, _SHARES) if n_cols > _ALONE else None
+    across = s_row == 1
+    kept = across and way.inputs * v.nbytes <= _CACHED and triton.cdiv(n_rows, _ACROSS) >= 3 * sm_count() // 4
+    m = meeting(Rows(n_rows, n_cols, 1), (s_row, 0, s_col), v.dtype, way.shares) if n_cols > _ALONE and not kept else None
     if m is not None:
         tensors = (*tensors, *plan_meeting(plan, m, v.device, "total"))
         blocks = (m.padded_parts, m.block_r, m.block_n)
-        plan.launch(shared, (m.programs,), *tensors, *rows, m.parts, *blocks, **m.share.options)
+        plan.launch(way.shared, (m.programs,), *tensors, *rows, m.parts, *blocks, **m.share.options)
         return
-    block_r = min(_ACROSS, triton.next_power_of_2(n_rows)) if s_row == 1 else 1
-    block_n = min(triton.next_power_of_2(n_cols), _TILE // block_r)
-    if s_row != 1:
+    columns = triton.next_power_of_2(n_cols)
+    if across:
+        block_r = min(_ACROSS, triton.next_power_of_2(n_rows))
+        block_n, stages = min(columns, _TILE_BYTES // (block_r * v.itemsize)), _STAGES
+    else:
+        block_n, stages = min(columns, _TILE), 1
         block_r = max(1, min(triton.next_power_of_2(n_rows), _TILE // 4 // block_n))
-    plan.launch(kernel, (triton.cdiv(n_rows, block_r),), *tensors, *rows, block_r, block_n, num_warps=8)
+    plan.launch(way.alone, (triton.cdiv(n_rows, block_r),), *tensors, *rows, block_r, block_n, stages, num_warps=8)
 
 
 def _problems(dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor, int]]:
@@ -184,7 +212,9 @@ def weight_norm_interface(v: Tensor, g: Tensor, dim: int) -> Planned:
     rows = _rows(v, g, dim)
     plan = Plan("v", "g", "_dim")
     w, norms = plan.empty("w", v.shape, v.dtype, v.device), plan.empty("norms", g.shape, opmath(v.dtype), v.device)
-    _launch(plan, (_weight_norm_kernel, _shared_weight_norm_kernel), v, (Code("v"), Code("g"), w, norms), rows)
+    shares = _HALF_SHARES if v.itemsize == 2 else _SHARES
+    way = _Way(_weight_norm_kernel, _shared_weight_norm_kernel, shares, 1)
+    _launch(plan, way, v, (Code("v"), Code("g"), w, norms), rows)
     return plan.build("w, norms")
 
 
@@ -199,8 +229,9 @@ def weight_norm_interface_backward(grad: Tensor, v: Tensor, g: Tensor, norms: Te
         raise Declined(f"a gradient of {grad.dtype} {tuple(grad.shape)} for {v.dtype} {tuple(v.shape)}")
     plan = Plan("grad", "v", "g", "norms", "_dim")
     dv, dg = plan.empty("dv", v.shape, v.dtype, v.device), plan.empty("dg", g.shape, g.dtype, v.device)
-    kernels = (_weight_norm_gradient_kernel, _shared_weight_norm_gradient_kernel)
-    _launch(plan, kernels, v, (Code("grad"), Code("v"), Code("g"), Code("norms"), dv, dg), rows)
+    shares = _HALF_GRADIENT_SHARES if v.itemsize == 2 else _GRADIENT_SHARES
+    way = _Way(_weight_norm_gradient_kernel, _shared_weight_norm_gradient_kernel, shares, 2)
+    _launch(plan, way, v, (Code("grad"), Code("v"), Code("g"), Code("norms"), dv, dg), rows)
     return plan.build("dv, dg")
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import flag_gems
 from gems_ops.register import counters, counts_of, reset_counters
-from gems_ops.rows import channels
+from gems_ops.rows import channels, norm
 from gems_runtime import device
 
 
@@ -108,3 +108,39 @@ def test_rows_past_the_last_spoil_no_gradient_where_eps_is_0() -> None:
     x, grad, weight = random(3, 64), random(3, 64, seed=1), random(64, seed=2)
     want = torch.autograd.functional.vjp(lambda x, w: F.rms_norm(x, (64,), w, 0.0), (x, weight), grad)[1]
     torch.testing.assert_close(torch.ops.gems.rms_norm_backward(grad, x, weight, 0.0), want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("n", [64, 300])
+def test_one_program_writes_the_gradients_of_weight_and_bias_itself(
+    monkeypatch: pytest.MonkeyPatch, n: int, dtype: torch.dtype, alone: bool
+) -> None:
+    """More than one block of rows, the last one short, with and without a second stage; all masks."""
+    launched = []
+    monkeypatch.setattr(norm, "ONE", 8192 if alone else 0)
+    sums = norm.plan_column_sums
+    monkeypatch.setattr(norm, "plan_column_sums", lambda *args: launched.extend(filter(None, args[2])) or sums(*args))
+    rows = 61 if n == 64 else 11
+    x, grad, weight, bias = random(rows, n), random(rows, n, seed=1), random(n, seed=2), random(n, seed=3)
+    x, grad, weight, bias = (t.to(dtype) for t in (x, grad, weight, bias))
+    wide = [t.cpu().double() for t in (grad, x, weight, bias)]
+    _, *statistics = torch.native_layer_norm(wide[1], (n,), *wide[2:], 1e-5)
+    saved = [t.to(x.device, dtype if device.interpreted() or dtype == torch.float64 else torch.float32) for t in statistics]
+    # those of the truth are rounded like ours
+    seen = [t.cpu().double() for t in saved]
+    bound = {torch.float64: 1e-9, torch.float32: 1e-4}.get(dtype, 4e-2)
+    name = "aten::native_layer_norm_backward"
+    for mask in [(a, b, c) for a in (True, False) for b in (True, False) for c in (True, False)][:-1]:
+        want = torch.ops.aten.native_layer_norm_backward(wide[0], wide[1], (n,), *seen, *wide[2:], mask)
+        before, served = len(launched), counts_of(name).served
+        with flag_gems.use_gems():
+            got = torch.ops.aten.native_layer_norm_backward(grad, x, (n,), *saved, weight, bias, mask)
+            again = torch.ops.aten.native_layer_norm_backward(grad, x, (n,), *saved, weight, bias, mask)
+        assert counts_of(name).served == served + 2, counts_of(name).reasons
+        assert (len(launched) > before) == (not alone and any(mask[1:]))
+        for ours, twice, truth, wanted in zip(got, again, want, mask, strict=True):
+            assert (ours is not None and ours.numel() > 0) == wanted
+            if wanted:
+                assert ours.dtype == dtype and torch.equal(ours, twice)
+                torch.testing.assert_close(ours.cpu().double(), truth, rtol=bound, atol=bound)
