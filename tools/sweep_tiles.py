@@ -52,7 +52,7 @@ class ScanTiles:
     parts: int = 1
     stages: int = 1
 
-    def __call__(self, rows: scan_engine.Rows, across: bool, processors: int) -> scan_engine.Tiling:
+    def __call__(self, rows: scan_engine.Rows, across: bool, processors: int, two_values: bool) -> scan_engine.Tiling:
         return replace(scan_engine.cut(rows, self.block_r, self.block_n, self.parts), num_warps=self.num_warps, stages=self.stages)
 
 

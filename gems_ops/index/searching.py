@@ -1,4 +1,4 @@
-"""Binary search in sorted sequences: searchsorted, bucketize, isin, repeat_interleave; and take, which reads a tensor flat."""
+"""Binary search in sorted sequences: searchsorted, bucketize, isin; repeat_interleave; and take, which reads a tensor flat."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from gems_ops.workloads import Workload, random_like
 from gems_runtime import LibEntry, device
 
 BLOCK = 1024
-OWNERS = (4096, 8)  # elements and warps of a program of repeat_interleave, each of which begins with a search in all runs
-INTERPRETER_BLOCK = 1 << 14  # the interpreter pays per program, not per element
+OWNERS = (32, 256, 2)  # of a program of repeat_interleave: runs, elements at a time, warps
+INTERPRETER_OWNERS = (1024, 1024, 4)  # the interpreter pays per program, not per element
 
 
 @triton.jit
@@ -236,38 +236,25 @@ def take(self: Tensor, index: Tensor, out: Tensor | None = None) -> Planned:
     return plan.build(result)
 
 
-@triton.jit
-def _coarse_places(end_ptr, value, n, n_rounds, COUNT: tl.constexpr):
-    """`_places` to the right for few values: 32 elements at once, so that a million take 5 loads one after the other, not 21."""
-    low = tl.zeros((COUNT,), tl.int32)
-    left = tl.full((), 0, tl.int32) + n
-    for _ in range(n_rounds):
-        step = (left + 31) // 32
-        at = low[:, None] + (tl.arange(0, 32)[None, :] + 1) * step - 1
-        inside = at < n
-        x = tl.load(end_ptr + at, mask=inside, other=0)
-        low += step * tl.sum((inside & (x <= value[:, None])).to(tl.int32), 1)
-        left = step
-    return low
-
-
 @LibEntry
-@triton.jit(do_not_specialize=["total", "n", "n_rounds"], debug=True)
-def _owners_kernel(end_ptr, out_ptr, total, n, n_rounds, BLOCK: tl.constexpr):
-    """Which run each of `total` elements is in; runs end at end[n]."""
-    at = tl.program_id(0).to(tl.int64) * BLOCK
-    i = at + tl.arange(0, BLOCK)
+@triton.jit(do_not_specialize=["total", "n"], debug=True)
+def _owners_kernel(end_ptr, out_ptr, total, n, RUNS: tl.constexpr, BLOCK: tl.constexpr):
+    """Which run each of `total` elements is in; runs end at end[n], and a program writes RUNS of them."""
+    first_run = tl.program_id(0) * RUNS
+    run = first_run + tl.arange(0, RUNS)
+    end = tl.load(end_ptr + run, mask=run < n, other=0x7FFFFFFFFFFFFFFF)
+    start = tl.load(end_ptr + run - 1, mask=(run > 0) & (run < n), other=0)
     tl.device_assert(tl.load(end_ptr + n - 1) == total, "repeat_interleave: output_size is not the sum of repeats")
-    # The first and the last element look in all runs, the others between what these found.
-    ends = tl.minimum(at + tl.arange(0, 2) * (BLOCK - 1), total - 1)
-    found = _coarse_places(end_ptr, ends, n, n_rounds, 2)
-    first = tl.min(found, 0)
-    between = tl.max(found, 0) - first
-    n_digits = tl.sum((between >= (tl.full((32,), 1, tl.int64) << tl.arange(0, 32))).to(tl.int32), 0)
-    owner = first + _places(end_ptr, i, tl.zeros((BLOCK,), tl.int32) + first, between, n_digits, True, BLOCK)
-    start = tl.load(end_ptr + owner - 1, mask=(owner > 0) & (i < total), other=0)
-    tl.device_assert((i >= total) | (start <= i), "repeat_interleave: repeats can not be negative")
-    tl.store(out_ptr + i, owner.to(out_ptr.dtype.element_ty), mask=i < total)
+    tl.device_assert((run >= n) | (start <= end), "repeat_interleave: repeats can not be negative")
+    # within the result also where another program is about to find that repeats are negative
+    begin = tl.maximum(tl.load(end_ptr + first_run - 1, mask=first_run > 0, other=0), 0)
+    stop = tl.minimum(tl.load(end_ptr + tl.minimum(first_run + RUNS, n) - 1), total)
+    lane = tl.arange(0, BLOCK)
+    for at in range(begin, stop, BLOCK):
+        left = tl.minimum(end - at, BLOCK).to(tl.int32)
+        # runs along the first axis: each thread counts for its own elements
+        before = tl.sum((left[:, None] <= lane[None, :]).to(tl.int32), 0)
+        tl.store(out_ptr + at + lane, (first_run + before).to(out_ptr.dtype.element_ty), mask=at + lane < stop)
 
 
 def _repeats(dtype: torch.dtype) -> Iterator[Sample]:
@@ -316,7 +303,6 @@ def repeat_interleave(repeats: Tensor, output_size: int | None = None) -> Planne
         plan.do("total = {total}", total=n if where.type == "meta" else Code("_output_size"))  # meta: compiling for a target
     plan.do("out = {empty}(total, dtype={dtype}, device={where})", empty=torch.empty, dtype=repeats.dtype, where=where)
     plan.do("if total == 0: return out")
-    block, warps = (INTERPRETER_BLOCK, 4) if device.interpreted() else OWNERS
-    grid = Code(f"(-(-total // {plan.bind(block)}),)")
-    plan.launch(_owners_kernel, grid, Code("ends"), Code("out"), Code("total"), n, -(-n.bit_length() // 5), block, num_warps=warps)
+    runs, block, warps = INTERPRETER_OWNERS if device.interpreted() else OWNERS
+    plan.launch(_owners_kernel, (triton.cdiv(n, runs),), Code("ends"), Code("out"), Code("total"), n, runs, block, num_warps=warps)
     return plan.build("out")

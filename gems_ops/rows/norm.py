@@ -44,16 +44,16 @@ HALF_SHARES = Shares((Share(16384, 8, 3, rows=4), Share(16384, 16, 2, rows=2)))
 LONG_GRADIENT_BLOCK = 4096
 # Programs that share rows backward hold several of them: what they keep for each column, they then keep for fewer columns.
 # 180 us and 324 with two reads (2048 x 16384), 361 and 645 (2048 x 32768; layer norm, float32, H100, 2026-11-27).
-GRADIENT_SHARES = (Share(16384, 16, 1, rows=4),)
-# Of 16 bits a program's part is half as many bytes, and the wait for others as long: more programs take turns at waiting.
-# A layer norm keeps more for each column, so fewer of its programs fit without spilling.
-HALF_GRADIENT_SHARES = (Share(8192, 4, 4, rows=8), Share(16384, 8, 2, rows=4))
-HALF_CENTERED_SHARES = (Share(8192, 4, 3, rows=8), Share(16384, 8, 2, rows=4))
-AHEAD = False  # of 16 bits: the next rows are read before these are written
+# Two programs of half that are better where they fit: 300 us and 321.
+GRADIENT_SHARES = (Share(8192, 8, 2, rows=4), Share(16384, 16, 1, rows=4))
+# Of 16 bits a program's part is half as many bytes, and the wait for others as long. What an RMS norm leaves of the registers holds
+# the next rows meanwhile (AHEAD): 164 us, 189 without; a layer norm would spill: 232, 214 without (2048 x 32768, bfloat16,
+# H100, 2026-11-27; 312 and 394 before, ATen 356).
+HALF_GRADIENT_SHARES = (Share(16384, 16, 1, rows=4),)
 TILE, WARP = 2048, 512  # elements of a program where rows are short, and of a warp of it
 # Each leaves one row of sums for the gradients of weight and bias. Three stages, two rows read ahead, are what hides
 # the wait for memory: 109 us instead of 150 with two stages or none (16384 x 4096, bfloat16, H200).
-PROGRAMS_PER_SM, SHORT_PROGRAMS_PER_SM = 2, 2
+PROGRAMS_PER_SM, SHORT_PROGRAMS_PER_SM = 2, 3
 GRADIENT_STAGES = 3
 COLUMN_ROWS, COLUMNS = 16, 256  # of a tile that sums over the rows of long ones
 # Rows of sums that the second stage reads at once, at most: each read waits for the one before.
@@ -226,7 +226,7 @@ def plan_gradient(
         counters, *places = plan_meeting(plan, m, norm.x.device, "product", "total", "square", places=2)
         plan.launch(
             _shared_norm_gradient_kernel, (m.programs,), *inputs, weight, mean, rstd, around, results[0], *parts, counters, *places,
-            *strides[:2], m.parts, m.groups, *strides[2:], *tail, m.padded_parts, m.block_r, m.block_n, AHEAD and norm.x.itemsize == 2,
+            *strides[:2], m.parts, m.groups, *strides[2:], *tail, m.padded_parts, m.block_r, m.block_n, norm.x.itemsize == 2 and not norm.center,
             **m.share.options,
         )  # fmt: skip
     else:
@@ -247,8 +247,7 @@ def _gradient_meeting(norm: Norm, wanted: tuple[bool, bool, bool], saved: bool) 
     """How programs meet over long rows, each with all the rows that it can have; None where they cannot."""
     if not wanted[0] or norm.center and not saved:
         return None
-    half_shares = HALF_CENTERED_SHARES if norm.center else HALF_GRADIENT_SHARES
-    for share in half_shares if norm.x.itemsize == 2 else GRADIENT_SHARES:
+    for share in HALF_GRADIENT_SHARES if norm.x.itemsize == 2 else GRADIENT_SHARES:
         m = meeting_of(Rows(norm.n_rows, norm.n, 1), norm.x.dtype, share, share.rows)
         if m is not None:
             return replace(m, groups=min(m.groups, m.resident // m.parts))

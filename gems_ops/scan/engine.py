@@ -8,7 +8,7 @@ products in float32 wait, see look_back.py.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import triton
@@ -28,12 +28,15 @@ from gems_runtime import device
 # 8192 x 8192 along rows 134, 67 (409, 376), along columns 163, 163 (3002, 3050); (64, 1024, 1024) along the middle 155,
 # 122 (445, 420); 16 rows of 1000000 60, 31 (1565, 1539); one row of 10000000 36, 18 (34.5, 42).
 TILE = 4096  # elements of a tile, but for whole rows
-LONGEST = 8192  # elements of a row in one tile, which is also the tile of parts of longer ones
-LONGEST_WARPS = 16  # of parts: 51 registers a thread (Triton 3.6, sm_90, float32), with 8 warps 89, and as many programs
+# Elements of a row in one tile, which is also the tile of parts of longer ones, where a state is one value: two of them would not
+# fit the registers (one row of 10000000: logcumsumexp 56 us in tiles of 4096, 97 in these; H100, 2026-11-27).
+LONGEST = 8192
 ACROSS = (32, 128)  # tile of rows that are neighbours in memory; half as wide and twice as long where they are few
 MOST_STATES = 4096  # that a program combines before it starts: one of each row for each part before its own
 PROGRAMS_PER_SM = 16  # where rows are cut
-ONE_PASS = True  # for sums and products in float32 along few long rows
+# Sums and products of float32 along few long rows; of 16 bits, reading twice costs less than waiting: one row of 10000000 in us, in one
+# pass and in two, float32 40, 45, bfloat16 24, 20 (ATen 43, 49; H100, 2026-11-27).
+ONE_PASS = frozenset({torch.float32})
 PART_STAGES = 3  # tiles of a part that are on their way at once while it is reduced
 _TWO_VALUES = ("latest_max", "latest_min", "logsum")
 
@@ -51,8 +54,11 @@ class Tiling:
     stages: int = 1  # tiles that are on their way at once
 
 
-def tiling(rows: Rows, across: bool, processors: int) -> Tiling:
-    """Tiles that fill a machine of so many multiprocessors (0: one that pays per program); rows are cut where there are too few."""
+def tiling(rows: Rows, across: bool, processors: int, two_values: bool = False) -> Tiling:
+    """Tiles that fill a machine of so many multiprocessors (0: one that pays per program); rows are cut where there are too few.
+
+    `two_values` says that the state of a row is two.
+    """
     n_pow2, rows_pow2 = triton.next_power_of_2(rows.n_cols), triton.next_power_of_2(rows.n_rows)
     if across:
         width, length = ACROSS
@@ -68,9 +74,9 @@ def tiling(rows: Rows, across: bool, processors: int) -> Tiling:
     if programs >= processors:  # reading twice costs more than it brings
         return cut(rows, block_r, block_n, 1)
     parts = min(PROGRAMS_PER_SM * processors // programs, MOST_STATES // block_r)
-    if across or n_pow2 <= LONGEST:
+    if across or n_pow2 <= LONGEST or two_values:
         return cut(rows, block_r, block_n, min(parts, triton.cdiv(rows.n_cols, 2 * block_n)))
-    return replace(cut(rows, 1, LONGEST, parts), num_warps=LONGEST_WARPS)
+    return cut(rows, 1, LONGEST, parts)
 
 
 def cut(rows: Rows, block_r: int, block_n: int, parts: int) -> Tiling:
@@ -124,12 +130,12 @@ def _launches(
     """One launch, or with parts two."""
     step = strides[1] if rows.inner > 1 else strides[0]
     across = 0 < step < strides[2] and rows.n_rows > 1
-    t = tiling(rows, across, 0 if device.interpreted() else sm_count())
+    t = tiling(rows, across, 0 if device.interpreted() else sm_count(), how in _TWO_VALUES)
     acc = accumulator(cast, how)
     wide = max(rows.n_cols * max(strides[2], to[2], 1), extent(x.shape, x.stride())) > INT32_EXTENT
     sizes = (rows.n_rows, rows.n_cols, rows.inner)
     constants = (TL[cast], TL[acc], how)
-    if t.parts > 1 and t.block_n == LONGEST and _may_look_back(how, acc):
+    if t.parts > 1 and t.block_n == LONGEST and not across and _may_look_back(how, cast):
         _one_pass(plan, rows, t, (*sizes, *strides, *to), outs[0], (*constants, wide), x.device)
         return
     # whole rows stay a loop of one step: without it Triton 3.6 takes 83 registers a thread instead of 64 (8192 float32, sm_90)
@@ -151,10 +157,9 @@ def _launches(
     )  # fmt: skip
 
 
-def _may_look_back(how: str, acc: torch.dtype) -> bool:
-    """True if a state is one word and a program's warps are of 32 threads, as many as it reads words."""
-    one_word = how in ("add", "mul") and acc == torch.float32
-    return ONE_PASS and one_word and (device.interpreted() or device.identity().vendor == "nvidia")
+def _may_look_back(how: str, cast: torch.dtype) -> bool:
+    """True if that pays, a state is one word, and a program's warps are of 32 threads, as many as it reads words."""
+    return how in ("add", "mul") and cast in ONE_PASS and (device.interpreted() or device.identity().vendor == "nvidia")
 
 
 def _one_pass(

@@ -104,7 +104,7 @@ def _scan_kernel(
         if ALONE:
             x = ahead.to(CAST)
         else:
-            x = tl.load(x_rows + i * x_stride, mask=ok, other=0, eviction_policy="" if WHOLE else "evict_first").to(CAST)
+            x = tl.load(x_rows + i * x_stride, mask=ok, other=0, eviction_policy="evict_first" if BLOCK_P > 1 else "").to(CAST)
         x, y = element(x, ok, i, ACC, HOW)
         if HOW == "logsum":
             lead = tl.load(x_rows + start * x_stride, mask=in_rows, other=0).to(CAST).to(ACC)

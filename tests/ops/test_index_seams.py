@@ -86,13 +86,13 @@ def test_nonzero_of_dense_and_of_sparse_tensors(shape: tuple, every: int, dtype:
     assert launched == ["_places_kernel" if len(native) * 16 >= n else "_few_places_kernel"]
 
 
-@pytest.mark.parametrize("block", [2, 16, 64])
-@pytest.mark.parametrize("repeats", [[70], [0, 0, 33, 0, 1, 0], [1] * 130, [3, 0, 100, 0, 0, 2], [0, 5] * 40])
-def test_repeats_in_several_blocks(block: int, repeats: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs that begin, end and pass through a block, and empty ones between."""
+@pytest.mark.parametrize("tile", [(2, 4), (16, 16), (64, 8)])
+@pytest.mark.parametrize("repeats", [[70], [0, 0, 33, 0, 1, 0], [1] * 130, [3, 0, 100, 0, 0, 2], [0, 5] * 40, [0, 1, 2, 3] * 9])
+def test_repeats_in_several_blocks(tile: tuple[int, int], repeats: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs longer than a tile, tiles of several runs, empty ones between, and blocks of empty ones alone."""
     from gems_ops.index import searching
 
-    monkeypatch.setattr(searching, "INTERPRETER_BLOCK" if device.interpreted() else "BLOCK", block)
+    monkeypatch.setattr(searching, "INTERPRETER_OWNERS" if device.interpreted() else "OWNERS", (*tile, 1))
     x, counts = torch.tensor(repeats, device=HERE), counts_of("aten::repeat_interleave.Tensor")
     served = counts.served
     with flag_gems.use_gems(include=["repeat_interleave"]):
@@ -120,18 +120,6 @@ def test_sources_and_counts_that_do_not_fit_raise_atens_error(name: str) -> None
     with flag_gems.use_gems(include=[name.split()[0]]):
         assert error() == native
 
-
-@pytest.mark.parametrize("n", [1, 15, 16, 17, 60])
-def test_repeats_across_blocks(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gems_ops.index import searching
-
-    monkeypatch.setattr(searching, "INTERPRETER_BLOCK", 16)
-    repeats = torch.arange(n, device=HERE) % 4
-    native, served = torch.repeat_interleave(repeats), counts_of("aten::repeat_interleave.Tensor").served
-    with flag_gems.use_gems(include=["repeat_interleave"]):
-        assert torch.equal(torch.repeat_interleave(repeats), native)
-        assert torch.equal(torch.repeat_interleave(repeats, output_size=len(native)), native)
-    assert counts_of("aten::repeat_interleave.Tensor").served == served + 2
 
 
 def test_sums_of_one_place() -> None:

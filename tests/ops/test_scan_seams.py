@@ -26,8 +26,8 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Tiles of 32 elements on a pretended machine of 4 multiprocessors; gives the number of parts of each plan."""
     found = []
 
-    def tiling(rows: engine.Rows, across: bool, processors: int) -> engine.Tiling:
-        t = real(rows, across, 4)
+    def tiling(rows: engine.Rows, across: bool, processors: int, two_values: bool) -> engine.Tiling:
+        t = real(rows, across, 4, two_values)
         found.append(t.parts)
         return t
 
@@ -113,8 +113,8 @@ def test_logcumsumexp_far_from_the_largest_element(parts: list[int], row: Tensor
 
 
 @pytest.mark.parametrize("name", ["cumsum", "cumprod"])
-def test_parts_in_several_groups(parts: list[int], monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr(engine, "LONGEST_WARPS", 1)  # groups of 32 parts
+def test_parts_in_several_groups(parts: list[int], name: str) -> None:
+    """Groups are of 32 parts: a tile of 32 elements is one warp's."""
     for size in (32 * 32, 32 * 32 + 1, 32 * 63 + 5, 32 * 64, 3333):
         x = numbers((2, size), name)
         check(name, x.clamp(0.9, 1.1) if name == "cumprod" else x, 1)
