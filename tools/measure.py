@@ -94,8 +94,27 @@ def _replay_us(graph: torch.cuda.CUDAGraph) -> float:
     return start.elapsed_time(end) * 1000
 
 
+def waits(side: Side) -> bool:
+    """True if the host waits for the device in a call, which no graph captures: trying to would spoil torch's generators."""
+    with side.scope():
+        side.calls[0]()  # compiles and tunes
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            side.calls[0]()
+        except RuntimeError as error:
+            if "synchronizing" not in str(error):
+                raise
+            return True
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return False
+
+
 def gpu_times(sides: list[Side]) -> list[float]:
-    """GPU microseconds of one call of each side: the median of interleaved graph replays."""
+    """GPU microseconds of one call of each side: the median of interleaved graph replays; `stream_times` if one waits."""
+    if any(map(waits, sides)):
+        return stream_times(sides)
     graphs = [capture(side) for side in sides]
     taken: list[list[float]] = [[] for _ in sides]
     for round_ in range(_ROUNDS + 2):

@@ -20,7 +20,8 @@ from gems_ops.workloads import Workload, random_like
 from gems_runtime import LibEntry, device
 
 BLOCK = 1024
-OWNERS = (32, 256, 2)  # of a program of repeat_interleave: runs, elements at a time, warps
+# Of a program of repeat_interleave: runs, elements at a time, warps. 45 us for 1048576 runs of 0 to 15, two warps 93 (H100, 2026-11-27).
+OWNERS = (32, 256, 1)
 INTERPRETER_OWNERS = (1024, 1024, 4)  # the interpreter pays per program, not per element
 
 
