@@ -26,6 +26,7 @@ from gems_runtime import LibEntry
 
 # A program of its own for every run is for rows; of single elements and narrow rows ATen adds several in one program.
 LEAST_WIDTH = 32
+NEAR = 32  # elements of the order that are looked at first for the end of a run
 
 
 @dataclass(frozen=True)
@@ -49,15 +50,17 @@ class Walk:
 def _run_sums_kernel(
     x_ptr, sorted_ptr, order_ptr, chunk_ptr, out_ptr, n, n_steps, n_cols, n_inner,
     x_stride_row, x_stride_col, out_stride_outer, out_stride_inner,
-    CHUNK: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    CHUNK: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, NEAR: tl.constexpr,
 ):  # fmt: skip
     """Adds the run that begins at this position, if one does, to the row of out that lies at its place."""
     first = tl.program_id(0)
     place = tl.load(sorted_ptr + first)
     if place != tl.load(sorted_ptr + first - 1, mask=first > 0, other=-1):
-        # A binary search for where the run ends.
-        last, high = first + 1, first * 0 + n
-        for _ in range(n_steps):
+        # Most runs end among the next elements; after those a binary search, whose loads wait for each other.
+        next_ = first + 1 + tl.arange(0, NEAR)
+        near = tl.sum((tl.load(sorted_ptr + next_, mask=next_ < n, other=-1) == place).to(tl.int32), 0)
+        last, high = first + 1 + near, first * 0 + n
+        for _ in range(tl.where(near == NEAR, n_steps, 0)):
             is_open, middle = last < high, last + (high - last) // 2
             same = tl.load(sorted_ptr + middle, mask=is_open, other=0) == place
             high = tl.where(is_open & (same == 0), middle, high)
@@ -98,7 +101,7 @@ def plan_added(
     target, _ = plan_target(plan, self, out, in_place, layout)
     plan.launch(
         _run_sums_kernel, (n, blocks), Code("values"), Code("ordered"), Code("order"), chunks, target, n, n.bit_length(),
-        width, n_inner, *rows, outer, inner, chunk, ROWS, columns, num_warps=num_warps,
+        width, n_inner, *rows, outer, inner, chunk, ROWS, columns, NEAR, num_warps=num_warps,
     )  # fmt: skip
     return plan.build(target)
 

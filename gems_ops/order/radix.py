@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 import triton
 import triton.language as tl
@@ -11,7 +9,7 @@ from torch import Tensor
 
 from gems_ops.order.bitonic import LONGEST, plan_short_rows
 from gems_ops.order.keys import digit_of, digit_ranks, digit_starts
-from gems_ops.plan import Code, Plan, Planned
+from gems_ops.plan import Code, Plan
 from gems_runtime import LibEntry
 
 WHOLE = 4096  # the longest row
@@ -72,15 +70,3 @@ def plan_sorted_rows(
         x, x if index is None else index, values, indices, *between, n_cols, 2 * like.dtype.itemsize,
         descending, index is not None, block, num_warps=min(max(block // 256, 1), 8),
     )  # fmt: skip
-
-
-@lru_cache(maxsize=1024)
-def _sorter(n_rows: int, n_cols: int, dtype: torch.dtype, where: torch.device) -> Planned:
-    plan, like = Plan("x", "values", "indices"), torch.empty_strided((), (), dtype=dtype, device=where)
-    plan_sorted_rows(plan, Code("x"), like, (n_rows, n_cols), n_cols, False, Code("values"), Code("indices"))
-    return plan.build("None")
-
-
-def sort_rows(x: Tensor, values: Tensor, indices: Tensor) -> None:
-    """Sort the rows of x, contiguous, of at most WHOLE columns, upwards into values and int64 indices of its shape."""
-    _sorter(*x.shape, x.dtype, x.device)(x, values, indices)

@@ -9,10 +9,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gems_ops.op import ALL, Declined, Sample, op
+from gems_ops.op import ALL, Declined, Sample, planned
 from gems_ops.order.keys import ordered
 from gems_ops.order.radix import WHOLE
-from gems_ops.order.unique import runs
+from gems_ops.order.unique import plan_runs
+from gems_ops.plan import Code, Plan, Planned
 from gems_ops.rows.access import widen
 from gems_ops.samples import layouts, values
 from gems_ops.workloads import Workload
@@ -71,23 +72,25 @@ def _bench() -> tuple[Workload, ...]:
     return (Workload("2048x8", make, dtypes=(torch.int64,)),)
 
 
-@op("aten::unique_dim", dtypes=ALL, samples=_samples, opinfo=("unique",), bench=_bench())
+@planned("aten::unique_dim", dtypes=ALL, samples=_samples, opinfo=("unique",), bench=_bench(), waits=True)
 def unique_dim(
     self: Tensor, dim: int, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False  # noqa: A002
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Planned:
     """The distinct slices along dim in order, for each slice which it is, and how often each occurs."""
     if not -self.dim() <= dim < self.dim():
         raise Declined(f"dim {dim} of {self.dim()} dimensions: ATen raises")
-    n = self.shape[dim]
+    n, where = self.shape[dim], self.device
     if n > WHOLE or n * self.numel() > MOST_COMPARED:
         raise Declined(f"{n} slices of {self.numel() // n} elements are too many to be compared each with each")
-    rows = self.movedim(dim, 0).contiguous()
-    order, run = (self.new_empty(n, dtype=torch.int64) for _ in "ab")
+    plan = Plan("self", "_dim", "_sorted", "_return_inverse", "_return_counts")
+    plan.do("rows = self.movedim({dim}, 0).contiguous()", dim=dim)
+    order, run = plan.empty("order", (n,), torch.int64, where), plan.empty("run", (n,), torch.int64, where)
     block = triton.next_power_of_2(n) if device.interpreted() else min(BLOCK, triton.next_power_of_2(n))
-    _ranks_kernel[(n,)](rows, order, run, n, self.numel() // n, block, num_warps=max(1, block // 128))
-    first, inverse, counts = runs(run, order, return_inverse, return_counts)
+    plan.launch(_ranks_kernel, (n,), Code("rows"), order, run, n, self.numel() // n, block, num_warps=max(1, block // 128))
+    plan_runs(plan, run, torch.int64, n, where, order, return_inverse, return_counts)
     # A run's number is the rank of its first slice.
-    chosen = order[first]
-    # ATen's CPU kernel leaves the slices outermost in memory. On a GPU its result should be contiguous; none has run this yet.
-    result = rows.index_select(0, chosen).movedim(0, dim) if device.interpreted() else self.index_select(dim, chosen)
-    return result, inverse, counts
+    plan.do("chosen = order.index_select(0, found)")
+    # ATen's CPU kernel leaves the slices outermost in memory, its CUDA kernel gives a contiguous result.
+    if device.interpreted():
+        return plan.build(f"rows.index_select(0, chosen).movedim(0, {dim}), which, lengths")
+    return plan.build(f"self.index_select({dim}, chosen), which, lengths")
