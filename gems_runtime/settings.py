@@ -95,7 +95,7 @@ class Settings:
     fast_launch: bool = env("GEMS_FAST_LAUNCH", True, flag, "0 sends every launch through stock Triton.")
     native: Native = env("GEMS_NATIVE", Native.ON, Native, "0 launches from Python, jit ignores the installed module.")
     compile_jobs: int = env("GEMS_COMPILE_JOBS", 0, int, "threads that compile a kernel's candidates; 0: one a core.")
-    quiet_gpu: bool = env("GEMS_TUNE_QUIET", False, flag, "1 keeps no result if the GPU slowed down, or others used it, as nvidia-smi sees it.")
+    quiet_gpu: bool = env("GEMS_TUNE_QUIET", False, flag, "1 keeps no result if the GPU slowed down, or others used it, as NVML sees it.")
     check_numerics: bool = env("GEMS_TUNE_CHECK", True, flag, "0 lets a configuration win unchecked.")
 
 
