@@ -13,7 +13,7 @@ import os
 import sys
 from dataclasses import asdict
 
-from gems_runtime import device, jobs, records, vigil, warm
+from gems_runtime import device, jobs, native_status, records, vigil, warm
 from gems_runtime.errors import GemsError, UsageError
 from gems_runtime.records import Measurement
 from gems_runtime.warm import Result
@@ -49,6 +49,7 @@ def _prepare(with_device: bool) -> None:
         for provider in jobs.providers():
             provider.operator_names()
     if with_device:
+        native_status()
         device.synchronize()
 
 

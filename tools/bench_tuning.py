@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -16,9 +17,11 @@ import torch
 import triton
 
 import flag_gems
+from gems_ops.routing import ROUTE
 from gems_runtime import bench, jobs, settings, tuner
 from gems_runtime.candidates import LAUNCH_ERRORS
 from gems_runtime.fingerprint import config_fields
+from gems_runtime.native.build import LAUNCH, built
 from gems_runtime.records import canonical
 from tools.figures import ROOT
 
@@ -89,6 +92,8 @@ def choosing() -> Iterator[tuple[str, float, str, float | None]]:
 def warming(folder: Path) -> Iterator[tuple[str, float, str, float | None]]:
     """Rows: the same cold warm on one GPU of this host, on all of them, and keeping nothing of a GPU that is disturbed."""
     count = torch.cuda.device_count()
+    for source in (LAUNCH, ROUTE):
+        built(source, folder / "native")
     start = _warm_seconds(folder / "start", WARMED[:1], "0")
     one, every = (_warm_seconds(folder / name, WARMED, name) for name in ("0", "all"))
     quiet = _warm_seconds(folder / "quiet", WARMED, "0", GEMS_TUNE_QUIET="1")
@@ -101,6 +106,9 @@ def warming(folder: Path) -> Iterator[tuple[str, float, str, float | None]]:
 
 def _warm_seconds(folder: Path, of: list[tuple[int, int, int]], devices: str, **settings: str) -> float:
     folder.mkdir()
+    # As after an installation, which brings what a copied tree builds in every new store.
+    (folder / "gems").mkdir(mode=0o700)
+    shutil.copytree(folder.parent / "native", folder / "gems" / "native")
     shapes = [word for shape in of for word in ("--shape", "x".join(map(str, shape)))]
     command = ["warm", "mm", *shapes, "--dtype", "bf16", "--dtype", "fp16", "--devices", devices]
     where = {"GEMS_CACHE_DIR": str(folder / "gems"), "TRITON_CACHE_DIR": str(folder / "triton"), **settings}
