@@ -25,7 +25,7 @@ def build_meanwhile() -> None:
     stock, drivers = ASTSource.make_ir, [m for m in (nvidia, amd) if hasattr(m, "compile_module_from_src")]
     if stock.__module__ == __name__ or not drivers:
         return
-    locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+    locks: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
     begun: set[tuple[object, ...]] = set()
     names = {m.__name__ for m in drivers}
 
@@ -43,7 +43,7 @@ def build_meanwhile() -> None:
 
     def one_at_a_time(build: Callable[..., object]) -> Callable[..., object]:
         def compile_module_from_src(src: str, *args: object, **kwargs: object) -> object:
-            with locks[src]:  # who comes second finds the first one's in Triton's cache
+            with locks[hash(src)]:  # who comes second finds the first one's in Triton's cache
                 return build(src, *args, **kwargs)
 
         return compile_module_from_src
