@@ -6,9 +6,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
 import flag_gems
+from flag_gems.utils import pointwise_dynamic
+from gems_ops.pointwise.arithmetic import bfloat16_power, half_power
 from gems_ops.register import counters, counts_of, reset_counters
 from gems_runtime import device
 
@@ -157,3 +161,23 @@ def test_angles_of_halves_at_both_ends_of_their_range(dtype: torch.dtype) -> Non
     with flag_gems.use_gems():
         got = torch.atan2(x[:, None].contiguous(), x)
     torch.testing.assert_close(got.cpu(), torch.atan2(x.cpu().double()[:, None], x.cpu().double()).to(dtype), rtol=limits.eps, atol=0, equal_nan=True)
+
+
+@pointwise_dynamic(promotion_methods=[(0, "DEFAULT")])
+@triton.jit
+def cube_of_half(x):
+    return half_power(x.to(tl.float32), 3)
+
+
+@pointwise_dynamic(promotion_methods=[(0, "DEFAULT")])
+@triton.jit
+def cube_of_bfloat16(x):
+    return bfloat16_power(x.to(tl.float32), 3)
+
+
+@pytest.mark.parametrize(("cube", "dtype"), [(cube_of_half, torch.float16), (cube_of_bfloat16, torch.bfloat16)])
+def test_cubes_of_16_bits_round_the_square_as_atens_cuda_kernel(cube: Callable[..., Tensor], dtype: torch.dtype) -> None:
+    x = torch.linspace(-9, 9, 4001).to(HERE, dtype)
+    want = (x.float() * x.float()).to(dtype).float() * x.float()
+    assert torch.equal(cube(x), want.to(dtype))
+    assert not torch.equal(want.to(dtype), (x.float() ** 3).to(dtype)), "the square's rounding shows"
