@@ -19,7 +19,7 @@ from torch import Tensor
 
 from gems_ops import native, signature
 from gems_ops.layout import INT32_EXTENT, extent, has_overlap, same_elements, touches
-from gems_ops.op import Declined, Op
+from gems_ops.op import Declined, Op, all_ops
 from gems_ops.plan import Code, Plan, Planned
 from gems_ops.routing import TABLE_LIMIT, native_router, state
 from gems_ops.variants import Form, Kind, forms
@@ -27,6 +27,8 @@ from gems_runtime import aside, device
 from gems_runtime.errors import UnsupportedOperator
 
 
+# What ATen's kernels behind `Op.native` reach with a tensor that no Python kernel can be called with.
+_COPIES = frozenset({"aten::_to_copy", "aten::copy_"})
 _SHARES = "the result shares memory with an input"
 
 
@@ -69,10 +71,13 @@ def reset_counters() -> None:
 
 
 class Route:
-    """The router of one overload at one backend key, from install to remove."""
+    """The router of one overload at one backend key, from install to remove.
 
-    def __init__(self, form: Form, key: str, log: Callable[[str], None] | None = None) -> None:
-        self.form, self.key, self.log = form, key, log
+    A `guard` serves nothing: it keeps an operator that was not chosen from ATen's kernel, which fails while others are routed.
+    """
+
+    def __init__(self, form: Form, key: str, log: Callable[[str], None] | None = None, guard: bool = False) -> None:
+        self.form, self.key, self.log, self.guard = form, key, log, guard
         self.counts = counts_of(form.name)
         self.table: dict[tuple, tuple[Callable | None, Callable]] = {}
         self.library: torch.library.Library | None = None
@@ -124,6 +129,8 @@ class Route:
 
     def decision(self, args: tuple, outs: tuple) -> tuple[Callable | None, Callable, bool]:
         """(plan, native kernel, whether that holds for later calls too); no plan means that native serves them."""
+        if self.guard:
+            return None, self.native.for_arguments(args), True
         if self.log is not None:
             self.log(f"GEMS {self.form.op.function_name.upper()}: {self.form.name}")
         if device.is_capturing():  # nothing may compile or tune now; the next call outside decides anew
@@ -284,7 +291,7 @@ def on_device_of(args: tuple, plan: Callable[..., object]) -> Callable[..., obje
 
 def installed() -> frozenset[str]:
     """Names of the overloads that are routed now."""
-    return frozenset(_routes)
+    return frozenset(name for name, route in _routes.items() if not route.guard)
 
 
 def is_routed(form: Form, key: str) -> bool:
@@ -296,12 +303,14 @@ def install(ops: Iterable[Op], log: Callable[[str], None] | None = None) -> None
     """Make exactly these operators the routed ones: install what is missing, remove the rest."""
     every = [form for op in ops if op.name.startswith("aten::") for form in forms(op)]
     key = device.dispatch_key() if every else ""
-    wanted = {form.name: form for form in every if is_routed(form, key)}
+    wanted = {form.name: (form, False) for form in every if is_routed(form, key)}
+    guards = [form for op in all_ops() if op.native for form in forms(op)] if _COPIES & wanted.keys() else []
+    wanted = {**{form.name: (form, True) for form in guards if is_routed(form, key)}, **wanted}
     with _lock:
-        for name in [n for n, r in _routes.items() if n not in wanted or r.key != key or r.log is not log]:
+        for name in [n for n, r in _routes.items() if n not in wanted or (r.key, r.log, r.guard) != (key, log, wanted[n][1])]:
             _routes.pop(name).remove()
-        for name, form in wanted.items():
+        for name, (form, guard) in wanted.items():
             if name not in _routes:
-                route = Route(form, key, log)
+                route = Route(form, key, log, guard)
                 route.install()
                 _routes[name] = route

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -65,6 +65,23 @@ def test_unused_names_every_overload_of_an_operator() -> None:
     assert not adds_with_gems()
     assert "aten::mul.Tensor" in register.installed()
     assert not {n for n in register.installed() if base_name(n) in ("add", "add_")}
+
+
+@pytest.mark.parametrize("switch", [lambda: flag_gems.enable(unused=["searchsorted"]), lambda: flag_gems.only_enable(["_to_copy"])])
+def test_a_kernel_that_fails_while_others_are_routed_is_not_called(switch: Callable[[], None]) -> None:
+    """ATen's CUDA kernel for a number copies it on the GPU as a wrapped number, which torch.library cannot hand to Python."""
+    sequence = torch.tensor([1.0, 2.0, 4.0], device=device.torch_device())
+    count = register.counts_of("aten::searchsorted.Scalar")
+    before = count.served, count.declined
+    switch()
+    assert torch.searchsorted(sequence, 3).item() == 2 and torch.bucketize(3, sequence).item() == 2
+    assert (count.served, count.declined) == (before[0], before[1] + 1)
+    assert "aten::searchsorted.Scalar" not in register.installed()
+    flag_gems.enable()
+    assert torch.searchsorted(sequence, 3).item() == 2 and count.served == before[0] + 1
+    flag_gems.only_enable(["mul"])
+    assert torch.searchsorted(sequence, 3).item() == 2
+    assert (count.served, count.declined) == (before[0] + 1, before[1] + 1), "where nothing copies, it is ATen's"
 
 
 def test_unknown_names_are_errors() -> None:
