@@ -65,24 +65,25 @@ def run_sum(
     CHUNK: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """The sum [COLUMNS] of rows order[first:last]: those before the first whole chunk, its chunks, those after the last one."""
-    acc = tl.zeros((ROWS, COLUMNS), chunk_ptr.dtype.element_ty)
     offset, in_row = col.to(tl.int64) * grad_stride_col, col < n_cols
     if last == first + 1:  # as most are where the table has more rows than there are values: no tile of ROWS for one
         row = tl.load(order_ptr + first).to(tl.int64) * grad_stride_row
         # from 0, so that -0 becomes 0 here too
-        total = tl.zeros((COLUMNS,), acc.dtype) + tl.load(grad_ptr + row + offset, mask=in_row, other=0)
+        total = tl.zeros((COLUMNS,), chunk_ptr.dtype.element_ty) + tl.load(grad_ptr + row + offset, mask=in_row, other=0)
     else:
         total = _run_of_several(
-            acc, grad_ptr, order_ptr, chunk_ptr, first, last, n_cols, grad_stride_row, offset, in_row, col, CHUNK, ROWS
+            grad_ptr, order_ptr, chunk_ptr, first, last, n_cols, grad_stride_row, offset, in_row, col, CHUNK, ROWS, COLUMNS
         )  # fmt: skip
     return total
 
 
 @triton.jit
 def _run_of_several(
-    acc, grad_ptr, order_ptr, chunk_ptr, first, last, n_cols, grad_stride_row, offset, in_row, col,
-    CHUNK: tl.constexpr, ROWS: tl.constexpr,
+    grad_ptr, order_ptr, chunk_ptr, first, last, n_cols, grad_stride_row, offset, in_row, col,
+    CHUNK: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
+    """The same of more than one row."""
+    acc = tl.zeros((ROWS, COLUMNS), chunk_ptr.dtype.element_ty)
     first_chunk = tl.cdiv(first, CHUNK)
     last_chunk = tl.maximum(last // CHUNK, first_chunk)
     head = tl.minimum(first_chunk * CHUNK, last)

@@ -138,21 +138,23 @@ def searchsorted(
     return _plan_search(plan, sorted_sequence, self, ("sequence", "self"), out_int32, right or side == "right", out)
 
 
-def _native_search(sequence: Tensor, number: float, **options: object) -> Tensor:
-    """What we do not serve, through the form for tensors.
+def _as_tensors(sequence: Tensor, number: float) -> tuple[Tensor, Tensor]:
+    """A sequence and a number in their common type, for what we do not serve to go through the forms for tensors.
 
-    ATen's CUDA kernel for a number makes it a wrapped number on the GPU and copies that to the sequence's dtype by the
+    ATen's CUDA kernels for a number make it a wrapped number on the GPU and copy that to the sequence's dtype by the
     dispatcher. torch.library cannot hand such a tensor to a Python kernel, and `_to_copy` has one: torch's assertion fails.
     """
     common = torch.result_type(sequence, number)
-    value = torch.full((), number, dtype=common, device=sequence.device)
-    return torch.searchsorted(sequence.to(common), value, **options)
+    return sequence.to(common), torch.full((), number, dtype=common, device=sequence.device)
+
+
+def _native_search(sequence: Tensor, number: float, **options: object) -> Tensor:
+    return torch.searchsorted(*_as_tensors(sequence, number), **options)
 
 
 def _native_bucket(number: float, boundaries: Tensor, **options: object) -> Tensor:
-    common = torch.result_type(boundaries, number)
-    value = torch.full((), number, dtype=common, device=boundaries.device)
-    return torch.bucketize(value, boundaries.to(common), **options)
+    sequence, value = _as_tensors(boundaries, number)
+    return torch.bucketize(value, sequence, **options)
 
 
 def _plan_number(plan: Plan, sequence: Tensor, number: float, sequence_name: str, out_int32: bool, right: bool, out: Tensor | None) -> Planned:
@@ -252,7 +254,8 @@ def _owners_kernel(end_ptr, out_ptr, total, n, RUNS: tl.constexpr, BLOCK: tl.con
     stop = tl.minimum(tl.load(end_ptr + tl.minimum(first_run + RUNS, n) - 1), total)
     lane = tl.arange(0, BLOCK)
     for at in range(begin, stop, BLOCK):
-        left = tl.minimum(end - at, BLOCK).to(tl.int32)
+        # what ends before or after this tile does so by how much it likes: 32 bits would not hold that of a run of 2**31
+        left = tl.maximum(tl.minimum(end - at, BLOCK), 0).to(tl.int32)
         # runs along the first axis: each thread counts for its own elements
         before = tl.sum((left[:, None] <= lane[None, :]).to(tl.int32), 0)
         tl.store(out_ptr + at + lane, (first_run + before).to(out_ptr.dtype.element_ty), mask=at + lane < stop)

@@ -65,9 +65,11 @@ def _seed(options: argparse.Namespace) -> int:
 def _take_over(options: argparse.Namespace) -> int:
     from gems_runtime import settings, store
     from gems_runtime.records import name_of
-    from gems_runtime.store import bundle, exchange
+    from gems_runtime.store import bundle, exchange, signing
 
     own = store.current()
+    if options.trust:
+        signing.public_key(options.trust)  # a wrong option is said as one
     with settings.override(trusted_key=options.trust or settings.current().trusted_key):
         opened = bundle.Bundle(options.file)
     # all of it is verified before anything of it is kept

@@ -30,6 +30,11 @@ def private_key(path: Path) -> Ed25519PrivateKey:
     return _key(path, private=True)
 
 
+def public_key(path: Path) -> Ed25519PublicKey:
+    """The key in a PEM file, to check with. Raises UsageError."""
+    return _key(path, private=False)
+
+
 def sign(bundle: Path, key: Ed25519PrivateKey) -> Path:
     """Write the signature of a bundle and give back its path. Raises OSError."""
     signature = beside(bundle)
@@ -37,9 +42,12 @@ def sign(bundle: Path, key: Ed25519PrivateKey) -> Path:
     return signature
 
 
-def require(bundle: Path, blob: bytes, public_key: Path) -> None:
-    """Raise StoreError unless the file beside the bundle signs these bytes with the key's private half."""
-    key = _key(public_key, private=False)
+def require(bundle: Path, blob: bytes, trusted: Path) -> None:
+    """Raise StoreError unless the file beside the bundle signs these bytes with the private half of the key in `trusted`."""
+    try:
+        key = public_key(trusted)
+    except UsageError as error:
+        raise StoreError(f"the bundle {bundle} is refused: {error}") from None
     from cryptography.exceptions import InvalidSignature
 
     try:
@@ -47,7 +55,7 @@ def require(bundle: Path, blob: bytes, public_key: Path) -> None:
     except OSError as error:
         raise StoreError(f"the bundle {bundle} is refused: its signature {beside(bundle)} cannot be read: {error.strerror}") from None
     except InvalidSignature:
-        raise StoreError(f"the bundle {bundle} is refused: {beside(bundle)} is no signature of it by the key {public_key}") from None
+        raise StoreError(f"the bundle {bundle} is refused: {beside(bundle)} is no signature of it by the key {trusted}") from None
 
 
 def _key(path: Path, private: bool) -> Ed25519PrivateKey | Ed25519PublicKey:

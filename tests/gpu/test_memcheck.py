@@ -11,6 +11,8 @@ from subprocess import run
 
 import pytest
 
+from gems_runtime import settings
+
 pytestmark = pytest.mark.gpu
 
 TESTS = Path(__file__).parents[1]
@@ -23,7 +25,7 @@ def test_nothing_is_touched_outside_of_tensors(family: str, tmp_path: Path) -> N
     call = [sys.executable, str(TESTS / "ops" / "memcheck_calls.py"), family]
     path = os.pathsep.join([str(TESTS.parent), *filter(None, sys.path)])
     # torch would hand out pieces of large allocations, inside which the tool sees no borders
-    environment = {**os.environ, "PYTHONPATH": path, "TRITON_CACHE_DIR": str(tmp_path), "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    environment = settings.environment(PYTHONPATH=path, TRITON_CACHE_DIR=str(tmp_path), PYTORCH_NO_CUDA_MEMORY_CACHING="1")
     # once without the tool, under which Triton compiles some ten times as slowly
     before = run(call, env=environment, capture_output=True, text=True)
     assert before.returncode == 0, before.stderr[-2000:]

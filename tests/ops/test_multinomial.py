@@ -85,3 +85,16 @@ def test_errors_are_atens(case: str) -> None:
     with flag_gems.use_gems(include=["multinomial"]), pytest.raises(RuntimeError) as error:
         torch.multinomial(w, samples, replacement)
     assert str(error.value) == str(native.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_several_of_16_bits_with_replacement_are_left_to_aten(dtype: torch.dtype) -> None:
+    """ATen adds such weights up in 16 bits, in an order of its own: now and then another category would come."""
+    count = counts_of("aten::multinomial")
+    before = count.served, count.declined
+    torch.manual_seed(0)
+    want = torch.multinomial(WEIGHTS.to(HERE, dtype), 50, True)
+    torch.manual_seed(0)
+    with flag_gems.use_gems(include=["multinomial"]):
+        assert torch.equal(torch.multinomial(WEIGHTS.to(HERE, dtype), 50, True), want)
+    assert (count.served, count.declined) == (before[0], before[1] + 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -171,3 +173,18 @@ def test_results_in_tensors_of_other_layouts(name: str) -> None:
         values, indices = torch.sort(x.cpu(), stable=True, dim=dim, descending=True)
         n = shape[dim]
         assert torch.equal(outs[0].cpu(), values.narrow(dim, 0, n)) and torch.equal(outs[1].cpu(), indices.narrow(dim, 0, n))
+
+
+@pytest.mark.parametrize("call", [torch.median, lambda x: torch.median(x, -1), lambda x: torch.kthvalue(x, 1)], ids=["median", "dim", "kthvalue"])
+def test_more_dimensions_than_atens_cuda_kernels_have_are_left_to_them(call: Callable[[torch.Tensor], object]) -> None:
+    names = ("aten::median", "aten::median.dim", "aten::kthvalue")
+    before = [(counts_of(n).served, counts_of(n).declined) for n in names]
+    with flag_gems.use_gems(include=["median", "kthvalue"]):
+        call(torch.ones((1,) * 24, device=device.torch_device()))
+        served = [(counts_of(n).served, counts_of(n).declined) for n in names]
+        try:
+            call(torch.ones((1,) * 25, device=device.torch_device()))
+        except RuntimeError as error:  # ATen's, on a GPU
+            assert "25 dimensions" in str(error)
+    assert sum(a - b for (a, _), (b, _) in zip(served, before, strict=True)) == 1
+    assert [counts_of(n).served for n in names] == [a for a, _ in served], "25 were served"

@@ -83,6 +83,18 @@ def test_a_trusted_key_guards_every_bundle_that_is_read(tmp_path: Path, signed: 
             team.sources(path)
 
 
+def test_a_trusted_key_that_is_none_takes_a_layer_away_and_no_call_down(
+    tmp_path: Path, signed: tuple[Path, Path], caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, _ = signed
+    missing = tmp_path / "missing.pem"
+    with settings.override(cache_dir=tmp_path / "to", team_stores=(path,), trusted_key=missing):
+        assert store.current().decision(decision().key) is None
+    assert str(missing) in caplog.text and "refused" in caplog.text
+    code, _, err = run(capsys, "import", str(path), "--trust", str(missing))
+    assert code == 2 and str(missing) in err
+
+
 def test_keys_that_are_none(tmp_path: Path, signed: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     path, public = signed
     locked = key_pair(tmp_path, "locked", password=b"secret")[0]
