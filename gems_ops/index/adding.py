@@ -8,7 +8,7 @@ each position in the order looks whether a run begins there, instead of each row
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import prod
+from math import gcd, prod
 
 import torch
 import triton
@@ -16,8 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gems_ops.index.engine import PLACE, Index, plan_indexed, plan_target
-from gems_ops.index.lookup import warps
-from gems_ops.index.scatter_rows import ROWS, chunk_sums_kernel, kind_of_sums, run_sum
+from gems_ops.index.scatter_rows import CHUNK_TILE, RUN_TILE, chunk_sums_kernel, run_sum, sums_of
 from gems_ops.layout import contiguous_strides, single_stride
 from gems_ops.op import DOUBLES, Declined
 from gems_ops.plan import Code, Plan, Planned
@@ -50,11 +49,11 @@ class Walk:
 def _run_sums_kernel(
     x_ptr, sorted_ptr, order_ptr, chunk_ptr, out_ptr, n, n_steps, n_cols, n_inner,
     x_stride_row, x_stride_col, out_stride_outer, out_stride_inner,
-    CHUNK: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, NEAR: tl.constexpr,
+    ALIGNMENT: tl.constexpr, INNER: tl.constexpr, CHUNK: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, NEAR: tl.constexpr,
 ):  # fmt: skip
     """Adds the run that begins at this position, if one does, to the row of out that lies at its place."""
     first = tl.program_id(0)
-    place = tl.load(sorted_ptr + first)
+    place, row = tl.load(sorted_ptr + first), tl.load(order_ptr + first)  # both now: they need not wait for each other
     if place != tl.load(sorted_ptr + first - 1, mask=first > 0, other=-1):
         # Most runs end among the next elements; after those a binary search, whose loads wait for each other.
         next_ = first + 1 + tl.arange(0, NEAR)
@@ -65,11 +64,18 @@ def _run_sums_kernel(
             same = tl.load(sorted_ptr + middle, mask=is_open, other=0) == place
             high = tl.where(is_open & (same == 0), middle, high)
             last = tl.where(is_open & same, middle + 1, last)
+        place = tl.multiple_of(place, ALIGNMENT)
         col = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-        total = run_sum(x_ptr, order_ptr, chunk_ptr, first, last, n_cols, x_stride_row, x_stride_col, col, CHUNK, ROWS, COLUMNS)
         wide_col = col.to(tl.int64)
-        out = out_ptr + place + wide_col // n_inner * out_stride_outer + wide_col % n_inner * out_stride_inner
-        tl.store(out, widen(tl.load(out, mask=col < n_cols, other=0)) + total, mask=col < n_cols)
+        if INNER:  # in one piece, which wide accesses can read
+            out = out_ptr + place + wide_col * out_stride_inner
+        else:
+            out = out_ptr + place + wide_col // n_inner * out_stride_outer + wide_col % n_inner * out_stride_inner
+        own = tl.load(out, mask=col < n_cols, other=0)
+        total = run_sum(
+            x_ptr, order_ptr, chunk_ptr, row, first, last, n_cols, x_stride_row, x_stride_col, col, CHUNK, ROWS, COLUMNS
+        )  # fmt: skip
+        tl.store(out, widen(own) + total, mask=col < n_cols)
 
 
 def plan_added(
@@ -90,18 +96,19 @@ def plan_added(
     plan_indexed(plan, PLACE, places, places, named, common, (0,) * len(common), contiguous_strides(common), wraps=True)
     plan.do("ordered, order = {sort}(places.view({n}), stable=True)", sort=torch.sort, n=n)
     rows = _plan_rows(plan, walk, values)
-    acc, chunk, columns = kind_of_sums(self, n, width)
-    chunks = plan.empty("chunks", (max(n // chunk, 1), width), acc, self.device)
-    blocks, num_warps = triton.cdiv(width, columns), warps(ROWS * columns)
-    if n >= chunk:
+    sums = sums_of(self, n, width)
+    chunks = plan.empty("chunks", (max(n // sums.chunk, 1), width), sums.dtype, self.device)
+    if n >= sums.chunk:
         plan.launch(
-            chunk_sums_kernel, (n // chunk, blocks), Code("values"), Code("ordered"), Code("order"), chunks,
-            width, *rows, -1, chunk, ROWS, columns, num_warps=num_warps,
+            chunk_sums_kernel, (n // sums.chunk, sums.blocks(CHUNK_TILE)), Code("values"), Code("ordered"), Code("order"), chunks,
+            width, *rows, -1, sums.chunk, *sums.tile(CHUNK_TILE), num_warps=sums.warps(CHUNK_TILE),
         )  # fmt: skip
     target, _ = plan_target(plan, self, out, in_place, layout)
+    alignment = gcd(16, *(index.step for index in walk.indices))  # of places: rows that begin on it are read in wide accesses
     plan.launch(
-        _run_sums_kernel, (n, blocks), Code("values"), Code("ordered"), Code("order"), chunks, target, n, n.bit_length(),
-        width, n_inner, *rows, outer, inner, chunk, ROWS, columns, NEAR, num_warps=num_warps,
+        _run_sums_kernel, (n, sums.blocks(RUN_TILE)), Code("values"), Code("ordered"), Code("order"), chunks, target, n, n.bit_length(),
+        width, n_inner, *rows, outer, inner, alignment, n_inner == width, sums.chunk, *sums.tile(RUN_TILE), NEAR,
+        num_warps=sums.warps(RUN_TILE),
     )  # fmt: skip
     return plan.build(target)
 

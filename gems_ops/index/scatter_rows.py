@@ -9,6 +9,8 @@ Few indices are not sorted: each row looks whether it is the first of its index.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
 
 import torch
 import triton
@@ -17,15 +19,17 @@ from torch import Tensor
 
 from gems_ops.create.fill import fill_dense
 from gems_ops.index.engine import check_indices
-from gems_ops.index.lookup import INDICES, warps
+from gems_ops.index.lookup import INDICES
 from gems_ops.op import DOUBLES, Declined, Sample, op, result_buffer
 from gems_ops.plan import Code, Plan, Planned, call
 from gems_ops.samples import values
 from gems_ops.workloads import Workload, random_like
 from gems_runtime import LibEntry, device
 
-ROWS = 8  # loaded at a time: enough reads in flight, few enough to waste none on a token that occurs once
-COLUMNS = 1024
+# Rows and columns that a program reads at once. Most runs have a row or two: with 8 x 1024 as for a chunk, whose registers leave room
+# for few programs, a run took 427 us instead of 247 (16384 values to rows of 32000 x 4096, float32, H100, 2026-11-27).
+RUN_TILE = (2, 2048)
+CHUNK_TILE = (8, 1024)
 SEARCH_BLOCK = 128
 INTERPRETER_FEW = 10  # so that samples with few programs try both ways
 FEW = 512  # tokens that are compared each with each instead of sorted, which costs the host 60 us (H200)
@@ -61,37 +65,27 @@ def _add_rows(acc, row_ptr, order_ptr, first, last, stride_row, col_offset, col_
 
 @triton.jit
 def run_sum(
-    grad_ptr, order_ptr, chunk_ptr, first, last, n_cols, grad_stride_row, grad_stride_col, col,
+    grad_ptr, order_ptr, chunk_ptr, row, first, last, n_cols, grad_stride_row, grad_stride_col, col,
     CHUNK: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """The sum [COLUMNS] of rows order[first:last]: those before the first whole chunk, its chunks, those after the last one."""
+    """The sum [COLUMNS] of rows order[first:last], of which `row` is the first.
+
+    After it come those before the first whole chunk, the chunks, those after the last one.
+    """
     offset, in_row = col.to(tl.int64) * grad_stride_col, col < n_cols
-    if last == first + 1:  # as most are where the table has more rows than there are values: no tile of ROWS for one
-        row = tl.load(order_ptr + first).to(tl.int64) * grad_stride_row
-        # from 0, so that -0 becomes 0 here too
-        total = tl.zeros((COLUMNS,), chunk_ptr.dtype.element_ty) + tl.load(grad_ptr + row + offset, mask=in_row, other=0)
-    else:
-        total = _run_of_several(
-            grad_ptr, order_ptr, chunk_ptr, first, last, n_cols, grad_stride_row, offset, in_row, col, CHUNK, ROWS, COLUMNS
-        )  # fmt: skip
+    x = tl.load(grad_ptr + row.to(tl.int64) * grad_stride_row + offset, mask=in_row, other=0)
+    total = tl.zeros((COLUMNS,), chunk_ptr.dtype.element_ty) + x  # from 0, so that -0 becomes 0
+    if last > first + 1:
+        acc = tl.zeros((ROWS, COLUMNS), chunk_ptr.dtype.element_ty)
+        first_chunk = tl.cdiv(first + 1, CHUNK)
+        last_chunk = tl.maximum(last // CHUNK, first_chunk)
+        head = tl.minimum(first_chunk * CHUNK, last)
+        tail = tl.maximum(last_chunk * CHUNK, head)
+        acc = _add_rows(acc, grad_ptr, order_ptr, first + 1, head, grad_stride_row, offset, in_row, ROWS)
+        acc = _add_rows(acc, chunk_ptr, None, first_chunk, last_chunk, n_cols, col, in_row, ROWS)
+        acc = _add_rows(acc, grad_ptr, order_ptr, tail, last, grad_stride_row, offset, in_row, ROWS)
+        total += tl.sum(acc, 0)
     return total
-
-
-@triton.jit
-def _run_of_several(
-    grad_ptr, order_ptr, chunk_ptr, first, last, n_cols, grad_stride_row, offset, in_row, col,
-    CHUNK: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-):  # fmt: skip
-    """The same of more than one row."""
-    acc = tl.zeros((ROWS, COLUMNS), chunk_ptr.dtype.element_ty)
-    first_chunk = tl.cdiv(first, CHUNK)
-    last_chunk = tl.maximum(last // CHUNK, first_chunk)
-    head = tl.minimum(first_chunk * CHUNK, last)
-    tail = tl.maximum(last_chunk * CHUNK, head)
-    acc = _add_rows(acc, grad_ptr, order_ptr, first, head, grad_stride_row, offset, in_row, ROWS)
-    acc = _add_rows(acc, chunk_ptr, None, first_chunk, last_chunk, n_cols, col, in_row, ROWS)
-    acc = _add_rows(acc, grad_ptr, order_ptr, tail, last, grad_stride_row, offset, in_row, ROWS)
-    return tl.sum(acc, 0)
 
 
 @LibEntry
@@ -128,8 +122,9 @@ def _segment_sums_kernel(
     if (first == last) | (v == padding_index):
         tl.store(out, tl.zeros((COLUMNS,), out_ptr.dtype.element_ty), mask=in_row)
     else:
+        row = tl.load(order_ptr + first)
         total = run_sum(
-            grad_ptr, order_ptr, chunk_ptr, first, last, n_cols, grad_stride_row, grad_stride_col, col, CHUNK, ROWS, COLUMNS
+            grad_ptr, order_ptr, chunk_ptr, row, first, last, n_cols, grad_stride_row, grad_stride_col, col, CHUNK, ROWS, COLUMNS
         )  # fmt: skip
         if BY_FREQUENCY:
             total = total / (last - first)
@@ -170,10 +165,30 @@ def chunk_length(n: int) -> int:
     return max(16, 1 << (n.bit_length() // 2))
 
 
-def kind_of_sums(grad: Tensor, n: int, width: int) -> tuple[torch.dtype, int, int]:
-    """(the type sums have, rows of a chunk, columns of a program)."""
-    acc = torch.float64 if grad.dtype == torch.float64 else torch.float32
-    return acc, chunk_length(n), min(triton.next_power_of_2(width), COLUMNS)
+@dataclass(frozen=True)
+class Sums:
+    """How sums of n rows are cut: the type they have, the rows of a chunk, the tiles of both kernels."""
+
+    width: int
+    dtype: torch.dtype
+    chunk: int
+
+    def tile(self, most: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of a program, at most so many."""
+        return most[0], min(triton.next_power_of_2(self.width), most[1])
+
+    def blocks(self, most: tuple[int, int]) -> int:
+        """Programs for the columns of a row."""
+        return triton.cdiv(self.width, self.tile(most)[1])
+
+    def warps(self, most: tuple[int, int]) -> int:
+        """One for 1024 elements."""
+        return max(1, prod(self.tile(most)) // 1024)
+
+
+def sums_of(like: Tensor, n: int, width: int) -> Sums:
+    """How to add up n rows of `width` elements of like's type."""
+    return Sums(width, torch.float64 if like.dtype == torch.float64 else torch.float32, chunk_length(n))
 
 
 def _gradients(dtype: torch.dtype) -> Iterator[Sample]:
@@ -212,8 +227,8 @@ def _plan(
     if grad.dim() != 2:
         plan.do("grad = grad.reshape({shape})", shape=(n, width))
     strides = torch.empty_strided(grad.shape, grad.stride(), device="meta").reshape(n, width).stride()
-    acc, chunk, columns = kind_of_sums(grad, n, width)
-    blocks, num_warps = triton.cdiv(width, columns), warps(ROWS * columns)
+    sums = sums_of(grad, n, width)
+    blocks, tile, num_warps = sums.blocks(CHUNK_TILE), sums.tile(CHUNK_TILE), sums.warps(CHUNK_TILE)
     layout = (width, *strides, padding_idx)
     if n <= (INTERPRETER_FEW if device.interpreted() else FEW):
         if not indices.is_contiguous():
@@ -223,7 +238,7 @@ def _plan(
         fill_dense(plan, result, num_weights * width, grad.dtype, 0)
         plan.launch(
             _few_rows_kernel, (n, blocks), Code("grad"), Code("indices"), result, n, num_weights, *layout, scale_grad_by_freq,
-            acc == torch.float64, triton.next_power_of_2(n), ROWS, columns, num_warps=num_warps,
+            sums.dtype == torch.float64, triton.next_power_of_2(n), *tile, num_warps=num_warps,
         )  # fmt: skip
         return plan.build(result)
     plan.do("ordered, order = {sort}(indices.reshape({n}), stable=True)", sort=torch.sort, n=n)
@@ -233,16 +248,16 @@ def _plan(
         _segment_starts_kernel, (triton.cdiv(num_weights + 1, search),),
         Code("ordered"), starts, n, num_weights, n.bit_length(), triton.next_power_of_2(search), num_warps=1,
     )  # fmt: skip
-    chunks = plan.empty("chunks", (n // chunk, width), acc, grad.device)
-    if n >= chunk:
+    chunks = plan.empty("chunks", (n // sums.chunk, width), sums.dtype, grad.device)
+    if n >= sums.chunk:
         plan.launch(
-            chunk_sums_kernel, (n // chunk, blocks),
-            Code("grad"), Code("ordered"), Code("order"), chunks, *layout, chunk, ROWS, columns, num_warps=num_warps,
+            chunk_sums_kernel, (n // sums.chunk, blocks),
+            Code("grad"), Code("ordered"), Code("order"), chunks, *layout, sums.chunk, *tile, num_warps=num_warps,
         )  # fmt: skip
     plan.launch(
-        _segment_sums_kernel, (num_weights, blocks),
-        Code("grad"), starts, Code("order"), chunks, result, *layout, scale_grad_by_freq, chunk, ROWS, columns,
-        num_warps=num_warps,
+        _segment_sums_kernel, (num_weights, sums.blocks(RUN_TILE)),
+        Code("grad"), starts, Code("order"), chunks, result, *layout, scale_grad_by_freq, sums.chunk, *sums.tile(RUN_TILE),
+        num_warps=sums.warps(RUN_TILE),
     )  # fmt: skip
     return plan.build(result)
 

@@ -27,7 +27,7 @@ from gems_ops.rows.norm_kernels import (
     _norm_kernel,
 )
 from gems_ops.rows.norm_meeting import _shared_norm_gradient_kernel, _shared_norm_kernel
-from gems_ops.rows.tiling import Rows
+from gems_ops.rows.tiling import Rows, most_warps
 from gems_runtime import device
 
 # Longest row that a program holds in registers: 64 elements a thread of 16 warps forward; backward holds four such
@@ -35,8 +35,10 @@ from gems_runtime import device
 WHOLE = 32768
 WHOLE_GRADIENT = 8192
 LONG_BLOCK = 8192
-# Columns up to which rows of these types are one program's; beyond, and in other types beyond WHOLE, programs share them.
-ALONE = dict.fromkeys((torch.float16, torch.bfloat16, torch.float32), 16384)
+# Columns up to which a row that takes 32 bits an element is one program's; beyond, and of 16 bits beyond WHOLE, programs share it.
+# 32 warps hold 32768 of 16 bits: layer norm 107 us and 126 shared, RMS norm 99 and 108 (2048 x 32768, bfloat16), but in
+# float32 227 and 204 (H100, 2026-11-27).
+ALONE = 16384
 # Weight and bias are read, and held, for several rows at a time. The second share is for the longest rows. Layer norm: 217 us
 # and 289 with two reads (512 x 131072), 213 and 218 with one program a row (2048 x 32768; float32, H100, 2026-11-27).
 SHARES = Shares((Share(8192, 8, 3, rows=2),))
@@ -131,9 +133,9 @@ def dense(plan: Plan, name: str, t: Tensor | None) -> Code | None:
     return Code(name)
 
 
-def _warps(elements: int, each: int) -> int:
+def _warps(elements: int, each: int, most: int = 16) -> int:
     """A warp for every so many elements: 1024 forward and 512 backward were best on an H200 from 1K to 16K columns."""
-    return max(1, min(16, elements // each))
+    return max(1, min(most, elements // each))
 
 
 def _interpreted_columns(n: int) -> int:
@@ -160,10 +162,10 @@ def plan_norm(
     n, n_rows = norm.n, norm.n_rows
     strides = (x_row, residual_row, n if y_row is None else y_row, n if total_row is None else total_row)
     tensors = (x, residual, *norm.vectors(plan), y, total, mean, rstd)
-    if n > ALONE.get(norm.x.dtype, WHOLE):
-        # a sum that nobody wants is kept in 32 bits
-        wide = norm.x.dtype == torch.float32 or norm.residual is not None and total is None
-        shares = SHARES if wide else HALF_SHARES
+    # a sum that nobody wants is kept in 32 bits
+    narrow = norm.x.dtype.itemsize == 2 and (norm.residual is None or total is not None)
+    if n > (WHOLE if narrow else ALONE):
+        shares = HALF_SHARES if narrow else SHARES
         m = meeting(Rows(n_rows, n, 1), (x_row, 0, 1), norm.x.dtype, shares)
         if m is not None:
             places = plan_meeting(plan, m, norm.x.device, *(("level", "rest") if norm.center else ()), "square")
@@ -179,7 +181,7 @@ def plan_norm(
         return
     block = triton.next_power_of_2(n)
     rows = _rows_per_program(n_rows, block)
-    warps = _warps(rows * block, 1024 if rows == 1 else WARP)
+    warps = _warps(rows * block, 1024 if rows == 1 else WARP, most_warps(2 if narrow else 4))
     plan.launch(_norm_kernel, (triton.cdiv(n_rows, rows),), *arguments, rows, block, num_warps=warps)
 
 

@@ -14,7 +14,7 @@ from gems_ops.op import DOUBLES, Declined, Sample, op
 from gems_ops.plan import Code, Plan, Planned, call
 from gems_ops.rows.access import row_offsets, widen, widen_again
 from gems_ops.rows.meeting import Share, Shares, held, meet, meeting, places, plan_meeting, publish, published, take_place
-from gems_ops.rows.tiling import read_rows, rows_of, tiling, write_rows
+from gems_ops.rows.tiling import most_warps, read_rows, rows_of, tiling, write_rows
 from gems_runtime import LibEntry
 
 _MOST = 32768  # elements of a tile: 64 for each of 512 threads
@@ -191,7 +191,7 @@ def _plan(x: Tensor, dim: int, half_to_float: bool, out: Tensor | None, log: boo
     plan = Plan("x", "_dim", "_half_to_float", out=out)
     y, y_strides, result = write_rows(plan, x, torch.float32 if half_to_float else x.dtype, dim, rows)
     x_strides = read_rows(plan, "x", x, dim, rows)
-    t = tiling(rows, x_strides, _MOST)
+    t = tiling(rows, x_strides, _MOST, most_warps(x.dtype.itemsize))
     sizes, strides = (rows.n_rows, rows.n_cols), (rows.inner, *x_strides, *y_strides)
     shares = _SHARES if x.dtype == torch.float32 else _HALF_SHARES
     m = None if t.whole else meeting(rows, x_strides, x.dtype, shares)

@@ -14,15 +14,15 @@ from gems_ops.op import DOUBLES, Declined, Sample, op
 from gems_ops.plan import Code, Plan, Planned, call
 from gems_ops.rows.access import row_offsets, widen, widen_again
 from gems_ops.rows.meeting import Share, Shares, held, meet, meeting, places, plan_meeting, publish, published, take_place
-from gems_ops.rows.tiling import read_rows, rows_of, tiling, write_rows
+from gems_ops.rows.tiling import lie_across, read_rows, rows_of, tiling, write_rows
 from gems_runtime import LibEntry
 
-_MOST = 16384  # elements of a tile, of which a program holds two
+_MOST = 16384  # elements of a tile, of which a program holds two ...
+_MOST_HALVES = 32768  # ... and in a row of 16 bits: 142 us and 151 shared (2048 x 32768, bfloat16, H100, 2026-11-27)
 # Of longer rows: 2 x 32 elements for each thread. 539 us and 912 with two reads (1024 x 131072, float32), 334 and 469 along
 # dim 0 (8192 x 8192; H100, 2026-11-27).
 _HALF_SHARES = Shares((Share(16384, 16, 2),), (Share(16384, 16, 2),))
 _SHARES = Shares((Share(8192, 8, 3),), (Share(8192, 8, 2),))
-_ALONE = 16384  # columns up to which a row is one program's
 
 
 @triton.jit
@@ -193,11 +193,12 @@ def _plan(grad: Tensor, y: Tensor, dim: int, input_dtype: torch.dtype, out: Tens
     dx, dx_strides, result = write_rows(plan, grad, input_dtype, dim, rows)
     grad_strides = read_rows(plan, "grad", grad, dim, rows)
     y_strides = read_rows(plan, "output", y, dim, rows)
-    t = tiling(rows, y_strides, _MOST)
+    halves = grad.dtype.itemsize == y.dtype.itemsize == 2 and not lie_across(rows, y_strides)
+    t = tiling(rows, y_strides, _MOST_HALVES if halves else _MOST)
     tensors, sizes = (Code("grad"), Code("output"), dx), (rows.n_rows, rows.n_cols)
     strides = (rows.inner, *grad_strides, *y_strides, *dx_strides)
     shares = _SHARES if grad.dtype == torch.float32 else _HALF_SHARES
-    m = None if t.whole and rows.n_cols <= _ALONE else meeting(rows, y_strides, grad.dtype, shares)
+    m = None if t.whole else meeting(rows, y_strides, grad.dtype, shares)
     if m is not None:
         shared = plan_meeting(plan, m, grad.device, "total")
         blocks = (log, m.padded_parts, m.block_r, m.block_n)

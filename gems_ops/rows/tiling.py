@@ -15,12 +15,13 @@ from torch import Tensor
 from gems_ops.layout import contiguous_strides
 from gems_ops.op import Declined, result_buffer
 from gems_ops.plan import Code, Plan
+from gems_runtime import device
 
 RowStrides: TypeAlias = tuple[int, int, int]  # outer, inner, column
 
 _MULTIPROCESSORS = 132  # of an H200
 _TILE = 4096  # elements of a tile of short rows: 32 for each thread of 4 warps
-_MOST_WARPS = 16  # 1024 threads, the most of a workgroup, where a warp has 64
+_MOST_WARPS = 16
 _MOST_SPLITS = 512
 
 
@@ -112,9 +113,17 @@ class Tiling:
     chunk: int = 0  # columns of each of them
 
 
-def tiling(rows: Rows, strides: RowStrides, most: int) -> Tiling:
-    """How to cut `rows` of a tensor with these strides, with at most `most` elements in registers at once."""
-    return _tiling(rows.n_rows, rows.n_cols, lie_across(rows, strides), most)
+def most_warps(itemsize: int) -> int:
+    """Of a program that holds a long row: of 16 bits as many as make 1024 threads, the most of a workgroup on any device.
+
+    Softmax of 2048 x 32768 took 102 us with 32 warps and 105 with 16 (bfloat16, H100, 2026-11-27); in 32 bits nothing is won.
+    """
+    return 32 if itemsize == 2 and device.identity().vendor == "nvidia" else _MOST_WARPS
+
+
+def tiling(rows: Rows, strides: RowStrides, most: int, warps: int = _MOST_WARPS) -> Tiling:
+    """How to cut `rows` of a tensor with these strides, with at most `most` elements in registers and so many warps."""
+    return _tiling(rows.n_rows, rows.n_cols, lie_across(rows, strides), most, warps)
 
 
 def lie_across(rows: Rows, strides: RowStrides) -> bool:
@@ -123,7 +132,7 @@ def lie_across(rows: Rows, strides: RowStrides) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def _tiling(n_rows: int, n_cols: int, across: bool, most: int) -> Tiling:
+def _tiling(n_rows: int, n_cols: int, across: bool, most: int, warps: int) -> Tiling:
     """`across`: see `lie_across`; a tile is then 32 rows or more."""
     padded = triton.next_power_of_2(n_cols)
     narrowest = 32 if across and n_rows >= 32 else 1
@@ -133,7 +142,7 @@ def _tiling(n_rows: int, n_cols: int, across: bool, most: int) -> Tiling:
     # Enough programs for the device come before large tiles.
     while block_r > narrowest and -(-n_rows // block_r) < 2 * _MULTIPROCESSORS:
         block_r //= 2
-    return Tiling(block_r, padded, _warps(block_r * padded), -(-n_rows // block_r), whole=True)
+    return Tiling(block_r, padded, _warps(block_r * padded, warps if block_r == 1 else _MOST_WARPS), -(-n_rows // block_r), whole=True)
 
 
 def _long_tiling(n_rows: int, n_cols: int, across: bool, longest: int) -> Tiling:
@@ -147,9 +156,9 @@ def _long_tiling(n_rows: int, n_cols: int, across: bool, longest: int) -> Tiling
     if programs < wanted:
         splits = max(1, min((wanted if across else 2 * wanted) // programs, blocks // 2, _MOST_SPLITS))
     chunk = -(-blocks // splits) * block_n
-    return Tiling(block_r, block_n, _warps(block_r * block_n), programs, False, -(-n_cols // chunk), chunk)
+    return Tiling(block_r, block_n, _warps(block_r * block_n, _MOST_WARPS), programs, False, -(-n_cols // chunk), chunk)
 
 
-def _warps(elements: int) -> int:
+def _warps(elements: int, most: int) -> int:
     """One warp for 1024 elements."""
-    return max(1, min(_MOST_WARPS, elements // 1024))
+    return max(1, min(most, elements // 1024))
