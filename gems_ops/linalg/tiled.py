@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -13,7 +12,8 @@ from triton import Config
 
 from gems_ops.linalg.operands import Product, float32_precision, input_precision
 from gems_ops.linalg.tile import accumulate, load_tile, store_tile
-from gems_ops.plan import Code, Plan
+from gems_ops.plan import Code, Plan, Planned
+from gems_ops.pointwise.moves import move
 from gems_runtime import LibEntry, device, libtuner
 
 
@@ -46,14 +46,23 @@ _CONFIGS = [
     _config(128, 64, 64, num_warps=4, num_stages=2),
     _config(64, 128, 64, num_warps=4, num_stages=2),
 ]
+# Without tensor cores. 4096 x 4096 x 4096: 2812 us with 128 x 128 x 16, 2868 with the best of the others, cuBLAS 2681;
+# 128 of 512 x 512 x 128 with a as it lies: 228 with 64 x 64 x 32, 230 to 284 with others, cuBLAS 227 (float32, H100, 2026-11-27).
+_EXACT_CONFIGS = [
+    _config(128, 128, 16, num_warps=4, num_stages=3),
+    _config(128, 128, 32, num_warps=8, num_stages=3),
+    _config(128, 64, 16, num_warps=4, num_stages=3),
+    _config(64, 64, 32, num_warps=4, num_stages=3),
+]
 _MOST_TRIALS = 11
 # Shared memory of one block. The interpreter has no limit; a target not named here gets that of sm_86 and sm_89.
 _SHARED_KIB = {"cuda:80": 163, "cuda:90": 227, "cuda:100": 227, "hip:gfx942": 64, "hip:gfx950": 160, "cpu": 1 << 20}
 _SHARED_KIB_ELSEWHERE = 99
 _FEWEST_TILES = 66  # half of an H200's 132 multiprocessors
 _SHORT_K = 256  # the longest K of a few steps
-# Rows of a for which turning the other operand round pays: it moves 8 bytes for each 2 * M operations.
-_ROWS_TO_TURN = 256
+# Rows of a for which turning c round pays, and columns of c for which turning a does: 8 bytes are moved for 2 * M, or
+# 2 * N, operations. Of 512 columns a copy was a tenth of the product and won 0.07 of it.
+_ROWS_TO_TURN, _COLUMNS_TO_TURN = 256, 1024
 
 
 def _prune(configs: list[Config], named_args: dict[str, object], **kwargs: object) -> list[Config]:
@@ -70,6 +79,8 @@ def _prune(configs: list[Config], named_args: dict[str, object], **kwargs: objec
     exact = itemsize == 4 and args["INPUT_PRECISION"] == "ieee"
 
     def fits(c: Config) -> bool:
+        if c in _EXACT_CONFIGS:
+            return exact
         bm, bn, bk = c.kwargs["BLOCK_M"], c.kwargs["BLOCK_N"], c.kwargs["BLOCK_K"]
         if bm >= 2 * max(m, 32) or bn >= 2 * max(n, 32):
             return False
@@ -86,7 +97,7 @@ def _prune(configs: list[Config], named_args: dict[str, object], **kwargs: objec
     def tiles(c: Config) -> int:
         return batch * -(-m // c.kwargs["BLOCK_M"]) * -(-n // c.kwargs["BLOCK_N"])
 
-    fitting = [c for c in configs if fits(c)] or configs[:1]
+    fitting = [c for c in sorted(configs, key=_EXACT_CONFIGS.__contains__, reverse=True) if fits(c)] or configs[:1]
     # Large blocks first where they fill the device; where nothing does, the smallest blocks.
     filling = [c for c in fitting if tiles(c) >= _FEWEST_TILES]
     ranked = sorted(filling, key=tiles) if filling else sorted(fitting, key=tiles, reverse=True)
@@ -95,7 +106,7 @@ def _prune(configs: list[Config], named_args: dict[str, object], **kwargs: objec
 
 @LibEntry
 @libtuner(
-    configs=_CONFIGS,
+    configs=[*_CONFIGS, *_EXACT_CONFIGS],
     key=["M", "N", "K", "n_batch", "LAYOUT", "INPUT_PRECISION"],
     # Prompts and caches have every length: sizes up to the same power of two share one decision.
     strategy=dict.fromkeys(("M", "N", "K", "n_batch"), "log"),
@@ -186,36 +197,42 @@ def _tiled_matmul_kernel(
     )
 
 
-def _along_m(a: Tensor) -> Tensor:
-    """a with unit stride along its columns where float32 products are exact."""
-    return a.mT.contiguous().mT if float32_precision() == "ieee" else a
+def _is_exact() -> bool:
+    """True while float32 products are not rounded to tf32, which the user may change between calls."""
+    return float32_precision() == "ieee"
 
 
-def _along_n(c: Tensor) -> Tensor:
-    """c with unit stride along its rows where float32 products are exact.
+def _turner(p: Product, rows: int, strides: tuple[int, int]) -> Planned:
+    """Copies an operand of `rows` rows that are dense along K, with these (batch, row) strides: [batch, K, rows], dense along the rows.
 
     Without tensor cores every lane reads a row of a, or a column of c, of its own from shared memory, and where those lie
     along K, all from one bank. 4096 x 4096 x 4096 with a transposed weight: 5960 us as it lies, 3461 with c turned, 3165
     with both, copies included; cuBLAS 2738 (H100, 2026-11-27). Tensor cores that round to tf32 want both along K.
+    ATen's copy takes three times what the memory does.
     """
-    return c.contiguous() if float32_precision() == "ieee" else c
+    plan = Plan("src")
+    shape = p.batch, p.k, rows
+    src = torch.empty_strided(shape, (strides[0], 1, strides[1]), dtype=p.dtype, device="meta")
+    out = plan.empty("out", shape, p.dtype, p.device)
+    move(plan, src, torch.empty(shape, dtype=p.dtype, device="meta"), out)
+    return plan.build(out)
 
 
 def _with_turned(plan: Plan, p: Product) -> Product:
     """p with the operands that lie along K turned by each call that needs it so; strides are asked for in each call."""
-    if p.a_strides[2] == 1:
-        a, strides = _turned(plan, "a_turned", _along_m, p.a, p.batch)
-        p = replace(p, a=a, a_strides=strides)
-    if p.c_strides[1] == 1:
-        c, strides = _turned(plan, "c_turned", _along_n, p.c, p.batch)
-        p = replace(p, c=c, c_strides=strides)
+    if p.a_strides[2] == 1 and p.n >= _COLUMNS_TO_TURN:
+        turn = _turner(p, p.m, p.a_strides[:2])
+        plan.do("a_turned = {turn}({a}).mT if {exact}() else {a}", turn=turn, a=p.a, exact=_is_exact)
+        p = replace(p, a=Code("a_turned"), a_strides=_strides_of("a_turned", p.batch))
+    if p.c_strides[1] == 1 and p.m >= _ROWS_TO_TURN:
+        turn = _turner(p, p.n, (p.c_strides[0], p.c_strides[2]))
+        plan.do("c_turned = {turn}({c}) if {exact}() else {c}", turn=turn, c=p.c, exact=_is_exact)
+        p = replace(p, c=Code("c_turned"), c_strides=_strides_of("c_turned", p.batch))
     return p
 
 
-def _turned(plan: Plan, name: str, turn: Callable[[Tensor], Tensor], operand: Code, batch: int) -> tuple[Code, tuple]:
-    plan.do(f"{name} = {{turn}}({{operand}})", turn=turn, operand=operand)
-    first = Code(f"{name}.stride(0)") if batch > 1 else 0
-    return Code(name), (first, Code(f"{name}.stride(-2)"), Code(f"{name}.stride(-1)"))
+def _strides_of(name: str, batch: int) -> tuple:
+    return Code(f"{name}.stride(0)") if batch > 1 else 0, Code(f"{name}.stride(-2)"), Code(f"{name}.stride(-1)")
 
 
 def multiply(plan: Plan, p: Product) -> None:

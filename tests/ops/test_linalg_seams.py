@@ -87,6 +87,7 @@ def test_a_transposed_operand_is_turned_where_products_are_exact(
     name: str, precision: str, copied: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tiled, "_ROWS_TO_TURN", 1)
+    monkeypatch.setattr(tiled, "_COLUMNS_TO_TURN", 1)
     monkeypatch.setattr(tiled, "float32_precision", lambda: precision)
     seen = []
     kernel = tiled._tiled_matmul_kernel
@@ -122,7 +123,7 @@ def test_long_sums_of_few_rows_are_kept_in_short_chains(monkeypatch: pytest.Monk
 
 def _candidates(m: int, n: int, k: int, batch: int, dtype: torch.dtype = torch.bfloat16) -> list:
     sizes = dict(M=m, N=n, K=k, n_batch=batch, a_ptr=torch.empty(1, dtype=dtype), INPUT_PRECISION="ieee")
-    return tiled._prune(tiled._CONFIGS, sizes)
+    return tiled._prune([*tiled._CONFIGS, *tiled._EXACT_CONFIGS], sizes)
 
 
 def test_few_stages_are_tried_for_a_short_k_only() -> None:
