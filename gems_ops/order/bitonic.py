@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from gems_ops.order.keys import ordered
+from gems_ops.order.keys import ordered, packed
 from gems_ops.plan import Code, Plan
 from gems_runtime import LibEntry, device
 
@@ -23,13 +23,7 @@ def sorted_columns(x, cols, n_cols, DESCENDING: tl.constexpr):
     """The columns [R, N] that the elements of rows x stand in, in the order of a stable sort; those past the end come last."""
     # The order of what is past the end is the greatest, and its column greater than those of nans.
     key = tl.where(cols < n_cols, ordered(x, DESCENDING), 0xFFFFFFFF)
-    if x.dtype.primitive_bitwidth <= 16:
-        packed_16 = ((key & 0xFFFF) << 16) | cols.to(tl.uint32)
-        return (tl.sort(packed_16) & 0xFFFF).to(tl.int32)
-    else:
-        # The signed order of these is the unsigned one of the keys.
-        packed = ((key ^ 0x80000000).to(tl.int32, bitcast=True).to(tl.int64) << 32) | cols
-        return (tl.sort(packed) & 0xFFFF).to(tl.int32)
+    return (tl.sort(packed(key, cols, x.dtype.primitive_bitwidth)) & 0xFFFF).to(tl.int32)
 
 
 @LibEntry

@@ -35,6 +35,19 @@ def ordered(x, DESCENDING: tl.constexpr):
 
 
 @triton.jit
+def packed(key, cols, BITS: tl.constexpr):
+    """The order and the column, less than 2**16, of each element of so many bits in one integer: no two are equal.
+
+    uint32 for types of at most 16 bits, else int64.
+    """
+    if BITS <= 16:
+        return ((key & 0xFFFF) << 16) | cols.to(tl.uint32)
+    else:
+        # The signed order of these is the unsigned one of the keys.
+        return ((key ^ 0x80000000).to(tl.int32, bitcast=True).to(tl.int64) << 32) | cols
+
+
+@triton.jit
 def digit_of(x, shift, DESCENDING: tl.constexpr):
     """Four bits of the order of x, from bit `shift` on; int32 [N]."""
     return ((ordered(x, DESCENDING) >> shift) & 15).to(tl.int32)

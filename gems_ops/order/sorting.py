@@ -11,6 +11,7 @@ from torch import Tensor
 from gems_ops.layout import contiguous_strides
 from gems_ops.op import ALL, BOOL, Declined, Sample, planned, result_buffer
 from gems_ops.order.bitonic import plan_short_rows
+from gems_ops.order.few import are_few, plan_few
 from gems_ops.order.radix import is_short, plan_sorted_rows
 from gems_ops.order.select import select_kernel
 from gems_ops.plan import Code, Plan, Planned
@@ -165,6 +166,8 @@ def topk(
     def fill(rows: Code, values: Code, indices: Code) -> None:
         if short:
             plan_short_rows(plan, rows, (n_rows, n), k, largest, values, indices, None)
+        elif are_few(n, k, self.dtype):
+            plan_few(plan, rows, (n_rows, n), k, largest, values, indices)
         else:
             _plan_selection(plan, rows, self, (n_rows, n), k, largest, values, indices)
 

@@ -40,9 +40,9 @@ def short(together: Together, monkeypatch: pytest.MonkeyPatch) -> Together:  # n
         monkeypatch.setattr(weight_norm, f"{name}_SHARES", shares)
         monkeypatch.setattr(weight_norm, f"_HALF{name}_SHARES", shares)
     monkeypatch.setattr(weight_norm, "_CACHED", 0)
-    monkeypatch.setattr(softmax_backward, "_ALONE", 64)
+    monkeypatch.setattr(softmax_backward, "_MOST_HALVES", 32)
     monkeypatch.setattr(norm, "WHOLE", 64)
-    monkeypatch.setattr(norm, "ALONE", {})
+    monkeypatch.setattr(norm, "ALONE", 64)
     for name in ("SHARES", "HALF_SHARES"):
         monkeypatch.setattr(norm, name, Shares((Share(2 * 64, 8, 4, rows=2),)))
     monkeypatch.setattr(norm, "WHOLE_GRADIENT", 64)

@@ -24,7 +24,7 @@ def numbers(*shape: int, dtype: torch.dtype = torch.float32, spread: int = 50) -
 
 
 @pytest.mark.parametrize("largest", [True, False])
-@pytest.mark.parametrize("shape, k, dim", [((3, 40), 7, 1), ((40, 3), 7, 0), ((2, 1100), 9, 1), ((1, 1700), 600, 1), ((1, 1030), 1, 1)])
+@pytest.mark.parametrize("shape, k, dim", [((3, 40), 7, 1), ((40, 3), 7, 0), ((2, 1100), 9, 1), ((2, 1100), 20, 1), ((1, 1700), 600, 1), ((1, 1030), 1, 1)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int32])
 def test_topk_gives_the_first_of_equal_elements(dtype: torch.dtype, shape: tuple, k: int, dim: int, largest: bool) -> None:
     x = numbers(*shape, dtype=dtype)
@@ -43,8 +43,20 @@ def test_topk_gives_the_first_of_equal_elements(dtype: torch.dtype, shape: tuple
 def test_rows_that_only_get_better_are_cut_again_and_again() -> None:
     x = place(torch.arange(4000, dtype=torch.float32).view(1, -1))
     with flag_gems.use_gems(include=["topk"]):
-        values, indices = torch.topk(x, 3)
-    assert values.tolist() == [[3999.0, 3998.0, 3997.0]] and indices.tolist() == [[3999, 3998, 3997]]
+        values, indices = torch.topk(x, 20)
+    assert values.tolist() == [list(range(3999, 3979, -1))] == indices.tolist()
+
+
+@pytest.mark.parametrize("k, planned", [(16, ["plan_few"]), (17, ["_plan_selection"])])
+def test_few_are_found_without_a_selection(k: int, planned: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Selecting them costs two launches, and candidates in memory."""
+    seen = []
+    for name in ("plan_few", "_plan_selection"):
+        stock = getattr(sorting, name)
+        monkeypatch.setattr(sorting, name, lambda *args, name=name, stock=stock: (seen.append(name), stock(*args)))
+    x = numbers(2, 1100)
+    values, indices = sorting.topk(x, k)(x, k, -1, True, True)
+    assert seen == planned and torch.equal(values, x.gather(1, indices))
 
 
 @pytest.mark.parametrize("n", [16, 17, 1024])
