@@ -6,6 +6,7 @@ run stock Triton once, learn from what it compiled, write the entry.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import operator
 import os
@@ -239,16 +240,42 @@ class LibEntry(KernelInterface):
         count_compiles()
         compat.forget_colliding_keys(self._chain.jit, device.current_index())
         read: list[Dims] = []
-        result = self._run_stock(noted(grid, read), args, kwargs)
+        launched = True
+        try:
+            with launchers.may_do_without() if self._has_another_path() else contextlib.nullcontext():
+                result = self._run_stock(noted(grid, read), args, kwargs)
+        except launchers.StillBuilding:
+            result, launched = self.fn.run(*args, grid=grid, warmup=True, **kwargs), False
         kernel = compat.resolve(result)
         tier = "S" if kernel is None else tier_of(kernel)
         if tier != "S" and not (self._tuners and device.is_capturing()):
             self._remember(kernel, tier, trace(self._chain, args, kwargs), call, {**dict(zip(self.arg_names, args)), **kwargs})
             if self._launcher is not None:
                 self._launcher.teach({**call.values, **call.options}, args, kwargs)
+        if not launched:
+            return self._launch_instead(grid, args, kwargs)
         if read and is_dropped(read[-1]):
             return self._launch_again(read[-1], grid, args, kwargs)
         return result
+
+    def _has_another_path(self) -> bool:
+        """True if a call that misses can be launched by the native tier, should Triton's launcher not be built yet."""
+        return not self._again and not self._chain.wrappers and trial.fault() == "" and native.module() is not None
+
+    def _launch_instead(self, grid: Grid, args: tuple[object, ...], kwargs: Values) -> object:
+        """The launch of a miss that Triton's launcher was not there for: natively, or by that launcher once it is."""
+        before = self.stats()
+        self._again = True
+        try:
+            return self._launch(grid, *args, **kwargs)
+        finally:
+            self._again = False
+            # It was counted as a miss.
+            more = {tier: n - before[tier] for tier, n in self.stats().items()}
+            self._counts["earlier"] -= more["P"] + more["R"]
+            self._run_tier.hits -= more["R"]
+            if self._launcher is not None:
+                self._launcher.hits -= more["N"]
 
     def _launch_again(self, read: Dims, grid: Grid, args: tuple[object, ...], kwargs: Values) -> object:
         """After a miss that launched nothing: the native tier has no such limit, everything else refuses."""
