@@ -22,33 +22,31 @@ class StillBuilding(Exception):
 
 
 class _Here(threading.local):
-    """What this thread is doing."""
+    """What this thread does without a launcher that is still being built: None, and it waits; False, and it raises StillBuilding."""
 
-    may_do_without = False
+    stands_in: bool | None = None
 
 
 _here = _Here()
 
 
 @contextlib.contextmanager
-def may_do_without() -> Iterator[None]:
-    """Launches here raise StillBuilding where they would else wait for a launcher. Later ones wait."""
-    _here.may_do_without = True
+def may_be_unfinished(stands_in: bool) -> Iterator[None]:
+    """Loading a kernel here waits for no launcher: it raises StillBuilding, or has one that waits when it is called."""
+    before, _here.stands_in = _here.stands_in, stands_in
     try:
         yield
     finally:
-        _here.may_do_without = False
+        _here.stands_in = before
 
 
 class _Unfinished:
     """Stands for the module of a launcher that a thread is building."""
 
-    def __init__(self, builder: threading.Thread, built: Callable[[], ModuleType]) -> None:
-        self._builder, self._built = builder, built
+    def __init__(self, built: Callable[[], ModuleType]) -> None:
+        self._built = built
 
     def launch(self, *args: object) -> None:
-        if _here.may_do_without and self._builder.is_alive():
-            raise StillBuilding
         self._built().launch(*args)
 
 
@@ -95,8 +93,10 @@ def build_meanwhile() -> None:
 
             if threading.current_thread().name == _NAME:
                 builders[hash(src)] = threading.current_thread()
-            elif _here.may_do_without and what not in loaded and hash(src) in builders and builders[hash(src)].is_alive():
-                return _Unfinished(builders[hash(src)], built)
+            elif _here.stands_in is not None and what not in loaded and hash(src) in builders and builders[hash(src)].is_alive():
+                if not _here.stands_in:
+                    raise StillBuilding
+                return _Unfinished(built)
             return built()
 
         return compile_module_from_src
