@@ -25,15 +25,15 @@ from triton.runtime.autotuner import Autotuner, Config
 from triton.runtime.jit import KernelInterface
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from gems_runtime import compat, device, launchers, native, settings, stats, toolchain, trial
+from gems_runtime import binders, compat, device, launchers, native, settings, stats, toolchain, trial
 from gems_runtime.binding import Binder, Call
 from gems_runtime.chain import Chain, Trace, Values, at_autotuners, is_tuned, trace, unwrap
 from gems_runtime.compiled import Compiled, compile_text, deferred
 from gems_runtime.errors import UsageError
 from gems_runtime.grid import Dims, Grid, is_dropped, noted, refuse, resolve
 from gems_runtime.launch import TABLE_LIMIT, Entry, RunTier, count_compiles, global_checks, launches_here, tier_of
-from gems_runtime.signature import CONTENTS, UNSET, IntClasses, IntRows, Param, Shape, Writer, block_of
-from gems_runtime.signature import exact, kind_of
+from gems_runtime.signature import CONTENTS, UNSET, IntClasses, IntRows, Param, Shape, block_of
+from gems_runtime.signature import exact, kind_of, texts
 from gems_runtime.store import Store
 
 _log = logging.getLogger(__name__)
@@ -366,12 +366,11 @@ class LibEntry(KernelInterface):
     def _write(self, shape: Shape, globals_: Values) -> Text:
         """Generate the launch function for a shape, with an empty table."""
         table: dict[tuple, tuple] = {}
-        writer = Writer(shape)
+        source, key_text = texts(shape)
         bound = self._bound(table, shape) | globals_
-        source = writer.text()
         module = native.module()
         plan = module and native.plan_of(module, shape, bound, TABLE_LIMIT)
-        functions = compile_text(source, bound) if plan is None else deferred(source, writer.key_text(), bound)
+        functions = compile_text(source, bound) if plan is None else deferred(source, key_text, bound)
         return Text(shape, source, functions, table, plan)
 
     def _bound(self, table: dict[tuple, tuple], shape: Shape) -> Values:
@@ -493,6 +492,7 @@ os.register_at_fork(after_in_child=_forget_in_child)
 
 Store.listeners.append(clear_all)
 compat.load_argument_types()
+binders.share()
 launchers.build_meanwhile()
 # to find the first compiled kernel, Triton asks for its key
 compat.replace_identity(toolchain.triton_key, toolchain.code_key, toolchain.assembler_version)
