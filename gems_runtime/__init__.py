@@ -1,7 +1,7 @@
 """gems_runtime: a kernel cache and launch runtime for Triton. It names no operator.
 
 Modules, top to bottom; each imports only from those above it:
-errors, aside, settings, compat, device, stats, grid, signature, compiled, chain, binding, launch, launchers, native, records, surroundings, store, toolchain, fingerprint, flight,
+errors, aside, settings, compat, device, stats, grid, signature, compiled, chain, binding, launch, launchers, binders, native, records, surroundings, store, toolchain, fingerprint, flight,
 bench, numerics, ranking, strategy, transfer, policy, options, candidates, witness, contest, vigil, problem, together, argspec, gridspec, untuned, tuner, tuned, trial, entry,
 modes, target, journal, jobs, warm, worker, begun, crew,
 explain, audit, replay, foreign, doctor, cli,

@@ -34,7 +34,7 @@ SUPPORTED = {"triton": ((3, 6), (3, 9)), "torch": ((2, 10), (2, 13))}
 # Of a CUtensorMap.
 MAP_BYTES = 128
 # First release that nobody here has run. Only a cross-check: what a launcher takes is seen from the launcher itself.
-_UNTRIED = (3, SUPPORTED["triton"][1][1] + 1)
+UNTRIED = (3, SUPPORTED["triton"][1][1] + 1)
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def _form_of(call: Callable[..., None]) -> LaunchForm | None:
     packs = bool(seen) and seen[-1] == ("_a", "_b")
     own = 1 if packs else 2
     fits = seen is not None and set(seen) <= known and (packs or seen[-2:] == ("_a", "_b"))
-    if fits and release(triton.__version__) < _UNTRIED and set(LaunchForm.CALL) <= set(seen):
+    if fits and release(triton.__version__) < UNTRIED and set(LaunchForm.CALL) <= set(seen):
         return LaunchForm((*seen[:-own], LaunchForm.ARGUMENTS), packs)
     text = "Triton %s launches kernels in a way not known here; launches go through CompiledKernel.run, which is slower"
     _log.warning(text, triton.__version__)
@@ -130,12 +130,12 @@ def drops_large_grids() -> bool:
     Ends with the first Triton whose launcher does not (3.6 to 3.9 do: github.com/triton-lang/triton/issues/7260). Its
     launcher for AMD launches nothing where the product is zero, which `drops_even_grids` says.
     """
-    return release(triton.__version__) < _UNTRIED and not is_hip()
+    return release(triton.__version__) < UNTRIED and not is_hip()
 
 
 def drops_even_grids() -> bool:
     """True if Triton's launcher takes a grid whose product is a multiple of 2**32 for an empty one: AMD's, 3.6 to 3.9."""
-    return release(triton.__version__) < _UNTRIED and is_hip()
+    return release(triton.__version__) < UNTRIED and is_hip()
 
 
 def is_hip() -> bool:

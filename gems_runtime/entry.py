@@ -6,6 +6,7 @@ run stock Triton once, learn from what it compiled, write the entry.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import operator
 import os
@@ -24,15 +25,15 @@ from triton.runtime.autotuner import Autotuner, Config
 from triton.runtime.jit import KernelInterface
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from gems_runtime import compat, device, launchers, native, settings, stats, toolchain, trial
+from gems_runtime import binders, compat, device, launchers, native, settings, stats, toolchain, trial
 from gems_runtime.binding import Binder, Call
 from gems_runtime.chain import Chain, Trace, Values, at_autotuners, is_tuned, trace, unwrap
 from gems_runtime.compiled import Compiled, compile_text, deferred
 from gems_runtime.errors import UsageError
 from gems_runtime.grid import Dims, Grid, is_dropped, noted, refuse, resolve
 from gems_runtime.launch import TABLE_LIMIT, Entry, RunTier, count_compiles, global_checks, launches_here, tier_of
-from gems_runtime.signature import CONTENTS, UNSET, IntClasses, IntRows, Param, Shape, Writer, block_of
-from gems_runtime.signature import exact, kind_of
+from gems_runtime.signature import CONTENTS, UNSET, IntClasses, IntRows, Param, Shape, block_of
+from gems_runtime.signature import exact, kind_of, texts
 from gems_runtime.store import Store
 
 _log = logging.getLogger(__name__)
@@ -239,16 +240,46 @@ class LibEntry(KernelInterface):
         count_compiles()
         compat.forget_colliding_keys(self._chain.jit, device.current_index())
         read: list[Dims] = []
-        result = self._run_stock(noted(grid, read), args, kwargs)
+        launched = True
+        try:
+            with launchers.may_be_unfinished(stands_in=False) if self._has_another_path() else contextlib.nullcontext():
+                result = self._run_stock(noted(grid, read), args, kwargs)
+        except launchers.StillBuilding:
+            result = self.fn.run(*args, grid=grid, warmup=True, **kwargs)
+            with launchers.may_be_unfinished(stands_in=True):
+                launched = tier_of(compat.resolve(result)) != "P"
+            if launched:
+                self._run_stock(noted(grid, read), args, kwargs)
         kernel = compat.resolve(result)
         tier = "S" if kernel is None else tier_of(kernel)
         if tier != "S" and not (self._tuners and device.is_capturing()):
             self._remember(kernel, tier, trace(self._chain, args, kwargs), call, {**dict(zip(self.arg_names, args)), **kwargs})
             if self._launcher is not None:
                 self._launcher.teach({**call.values, **call.options}, args, kwargs)
+        if not launched:
+            return self._launch_instead(grid, args, kwargs)
         if read and is_dropped(read[-1]):
             return self._launch_again(read[-1], grid, args, kwargs)
         return result
+
+    def _has_another_path(self) -> bool:
+        """True if a call that misses can be launched by the native tier, should Triton's launcher not be built yet."""
+        return not self._again and not self._chain.wrappers and trial.fault() == "" and native.module() is not None
+
+    def _launch_instead(self, grid: Grid, args: tuple[object, ...], kwargs: Values) -> object:
+        """The launch of a miss that Triton's launcher was not there for: natively, or by that launcher once it is."""
+        before = self.stats()
+        self._again = True
+        try:
+            return self._launch(grid, *args, **kwargs)
+        finally:
+            self._again = False
+            # It was counted as a miss.
+            more = {tier: n - before[tier] for tier, n in self.stats().items()}
+            self._counts["earlier"] -= more["P"] + more["R"]
+            self._run_tier.hits -= more["R"]
+            if self._launcher is not None:
+                self._launcher.hits -= more["N"]
 
     def _launch_again(self, read: Dims, grid: Grid, args: tuple[object, ...], kwargs: Values) -> object:
         """After a miss that launched nothing: the native tier has no such limit, everything else refuses."""
@@ -335,12 +366,11 @@ class LibEntry(KernelInterface):
     def _write(self, shape: Shape, globals_: Values) -> Text:
         """Generate the launch function for a shape, with an empty table."""
         table: dict[tuple, tuple] = {}
-        writer = Writer(shape)
+        source, key_text = texts(shape)
         bound = self._bound(table, shape) | globals_
-        source = writer.text()
         module = native.module()
         plan = module and native.plan_of(module, shape, bound, TABLE_LIMIT)
-        functions = compile_text(source, bound) if plan is None else deferred(source, writer.key_text(), bound)
+        functions = compile_text(source, bound) if plan is None else deferred(source, key_text, bound)
         return Text(shape, source, functions, table, plan)
 
     def _bound(self, table: dict[tuple, tuple], shape: Shape) -> Values:
@@ -462,6 +492,7 @@ os.register_at_fork(after_in_child=_forget_in_child)
 
 Store.listeners.append(clear_all)
 compat.load_argument_types()
+binders.share()
 launchers.build_meanwhile()
 # to find the first compiled kernel, Triton asks for its key
 compat.replace_identity(toolchain.triton_key, toolchain.code_key, toolchain.assembler_version)

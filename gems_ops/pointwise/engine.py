@@ -102,7 +102,7 @@ class Pointwise:
             elif kind is Operand.NUMBER:
                 passed.append(_number(plan, name, value, own, self.rounded))
         fixed = [value for value, k in zip(args, kinds, strict=True) if k is Operand.FIXED]
-        launchable = kernel(self.scalar, Variant(self.names, tuple(kinds), casts, len(targets), w.pattern))
+        launchable = kernel(self.scalar, Variant(tuple(kinds), casts, len(targets), w.pattern))
         options = {"num_warps": w.warps} if w.warps != 4 else {}
         plan.launch(launchable, (w.grid,), *passed, *written, *w.numbers, *fixed, *w.blocks, **options)
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 import triton
 import triton.language as tl
+from triton.backends.nvidia import driver as nvidia
 
-from gems_runtime import LibEntry, compat
+from gems_runtime import LibEntry, compat, native_status, settings
 from tools.fake_cuda import FakeCuda
 
 X = torch.zeros(256)
@@ -74,3 +75,44 @@ def test_a_new_launcher_is_built_once_while_its_kernel_is_compiled(fake_cuda: Fa
     LibEntry(_sum_kernel)[(1,)](X, 2, 3, 4, 5, 6)
     # some Tritons need none for a signature
     assert builders in ([], ["gems launcher"])
+
+
+@triton.jit
+def _triple_kernel(x_ptr, a, b: tl.int16, c: tl.int8, d: tl.uint16, e: tl.uint8, f: tl.uint8):
+    tl.store(x_ptr, a + b + c + d + e + f)
+
+
+@triton.jit
+def _pair_kernel(x_ptr, a, b, c, y_ptr, d, e, f):
+    tl.store(x_ptr, tl.load(y_ptr) + a + b + c + d + e + f)
+
+
+def test_a_first_call_does_not_wait_for_the_launcher_where_the_native_tier_launches(
+    fake_cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not native_status().serves or not hasattr(nvidia, "compile_module_from_src"):
+        pytest.skip("launches are not native here, or no signature has a launcher of its own")
+    may_build, stock = threading.Event(), triton.runtime.build._build
+
+    def build(*args: object) -> str:
+        assert may_build.wait(60)
+        return stock(*args)
+
+    monkeypatch.setattr(triton.runtime.build, "_build", build)
+    entry, args = LibEntry(_pair_kernel), (X, 2, 3.0, 4, X[4:], 5.0, 6, 7.0)
+    kernel = entry[(3, 1, 1)](*args)
+    natively, made = fake_cuda.last(), fake_cuda.launch_count
+    assert entry.stats() == {"entries": 1, "N": 0, "P": 0, "R": 0, "S": 0, "miss": 1}
+    may_build.set()
+    assert _pair_kernel[(3, 1, 1)](*args) is kernel  # waits
+    assert fake_cuda.last() == natively and fake_cuda.launch_count == made + 1
+
+
+def test_a_launcher_that_is_not_built_yet_is_waited_for_where_no_other_path_launches(fake_cuda: FakeCuda) -> None:
+    with settings.override(native=settings.Native.OFF):
+        made = fake_cuda.launch_count
+        entry = LibEntry(_triple_kernel)
+        entry[(1,)](X, 2, 3, 4, 5, 6, 7)
+        assert fake_cuda.launch_count == made + 1
+        entry[(1,)](X, 2, 3, 4, 5, 6, 7)
+        assert entry.stats()["P"] == 1
