@@ -167,6 +167,7 @@ def plan_target(plan: Plan, self: Tensor, out: Tensor | None, in_place: bool, st
         return Code("self"), self.stride()
     if out is None:
         like = torch.empty_strided(self.shape, strides, device="meta") if strides else torch.empty(self.shape, device="meta")
+        plan.has("self", self)
         code = plan.empty("target", self.shape, self.dtype, self.device, like.stride())
     else:
         like, code = result_buffer(out, self.shape, self.dtype, self.device), Code("out0")
