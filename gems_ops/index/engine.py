@@ -67,6 +67,30 @@ class Variant:
     rank: int
     along: tuple[str, ...]  # for each index: "row", "col" or "both"
     wraps: bool  # negative indices count from the end
+    whole: bool = False  # the only program fills the table from self, and writes what it then is to out, if there is one
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Dense tensors of the table's shape, that one program reads before and writes after it adds to the table."""
+
+    n: int
+    before: Code
+    after: Code | None
+
+
+# After a barrier it sees what its atomics made of the table; in L1 there may be what was stored before.
+_FILL_TABLE = (
+    "whole = tl.arange(0, WHOLE)",
+    "tl.store(table_ptr + whole, tl.load(self_ptr + whole, mask=whole < whole_size).to(table_ptr.dtype.element_ty), mask=whole < whole_size)",
+    "tl.debug_barrier()",
+)
+_WRITE_OUT = (
+    "if out_ptr is not None:",
+    "    tl.debug_barrier()",
+    "    total = tl.load(table_ptr + whole, mask=whole < whole_size, cache_modifier='.cg')",
+    "    tl.store(out_ptr + whole, total.to(out_ptr.dtype.element_ty), mask=whole < whole_size)",
+)
 
 
 def source(v: Variant) -> str:
@@ -74,7 +98,7 @@ def source(v: Variant) -> str:
     names = [f"{d}" for d in range(v.rank - 1)] + ["col"]
     given = "value" if v.action in (FILL, ADD_VALUE) else "dense_ptr"
     parameters = ["table_ptr", given, *(f"index_{k}_ptr" for k in range(len(v.along)))]
-    parameters += ["alpha"] * (v.action == ADD_SCALED)
+    parameters += ["alpha"] * (v.action == ADD_SCALED) + ["self_ptr", "out_ptr", "whole_size"] * v.whole
     parameters += ["n_rows", "n_cols", *(f"size_{n}" for n in names[1:-1])]
     parameters += [f"{t}_stride_{n}" for t in ("table", "dense") for n in names]
     lines = [
@@ -103,14 +127,16 @@ def source(v: Variant) -> str:
         ]
         lines += [f"index_{k} = tl.where(index_{k} < 0, index_{k} + n_{k}, index_{k})"] if v.wraps else []
         lines.append(f"table_offset = table_offset + index_{k} * step_{k}")
-    text = "".join(f"    {line}\n" for line in [*lines, v.action])
-    return f"def kernel({', '.join(parameters)}, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr):\n{text}"
+    before, after = (_FILL_TABLE, _WRITE_OUT) if v.whole else ((), ())
+    text = "".join(f"    {line}\n" for line in [*before, *lines, v.action, *after])
+    parameters += ["BLOCK_ROWS: tl.constexpr", "BLOCK_COLS: tl.constexpr"] + ["WHOLE: tl.constexpr"] * v.whole
+    return f"def kernel({', '.join(parameters)}):\n{text}"
 
 
 @lru_cache(maxsize=None)
 def kernel(v: Variant) -> LibEntry:
     """The launchable kernel of a variant. Its text can be read in tracebacks and by inspect."""
-    name = f"_{_NAMES[v.action]}_{v.rank}_{'_'.join(v.along)}{'_wrapping' if v.wraps else ''}_kernel"
+    name = f"_{_NAMES[v.action]}_{v.rank}_{'_'.join(v.along)}{'_wrapping' if v.wraps else ''}{'_whole' if v.whole else ''}_kernel"
     text = source(v).replace("def kernel(", f"def {name}(", 1)
     file = f"<gems {__name__}.{name}>"
     linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
@@ -131,8 +157,12 @@ def check_indices(index: Tensor, low: int, high: int) -> None:
 def plan_indexed(
     plan: Plan, action: str, table: Code, dense: Code | int, indices: Sequence[Index], shape: Sequence[int],
     table_strides: Sequence[int], dense_strides: Sequence[int], wraps: bool = False, alpha: int | float | None = None,
+    whole: Whole | None = None,
 ) -> None:  # fmt: skip
-    """Add a launch that walks `shape`. `table_strides` are 0 where indices name the place; `dense` may be a value's bits."""
+    """Add a launch that walks `shape`. `table_strides` are 0 where indices name the place; `dense` may be a value's bits.
+
+    With `whole`, all is one program's: `shape` must fit one (see `fits_one_program`).
+    """
     if device.interpreted():
         for index in indices:
             plan.do("{check}({index}, {low}, {n})", check=check_indices, index=index.code, low=-index.n if wraps else 0, n=index.n)
@@ -150,15 +180,22 @@ def plan_indexed(
     block_cols = min(triton.next_power_of_2(n_cols), tile)
     # no more rows than leave a few programs for every multiprocessor
     block_rows = max(1, min(tile // block_cols, triton.next_power_of_2(n_rows) // 512))
-    if device.interpreted() or block_cols < 128:
+    if device.interpreted() or block_cols < 128 or whole:
         block_rows = min(tile // block_cols, triton.next_power_of_2(n_rows))
+    tables = [triton.next_power_of_2(whole.n)] if whole else []
     plan.launch(
-        kernel(Variant(action, len(sizes), along, wraps)),
+        kernel(Variant(action, len(sizes), along, wraps, whole is not None)),
         (triton.cdiv(n_rows, block_rows) * triton.cdiv(n_cols, block_cols),),
-        table, dense, *(i.code for i in indices), *([] if alpha is None else [alpha]), n_rows, n_cols, *sizes[1:-1],
-        *by_table, *by_dense, *named, block_rows, block_cols,
-        num_warps=max(1, min(8, block_rows * block_cols // 512)), sanitize_overflow=False,
+        table, dense, *(i.code for i in indices), *([] if alpha is None else [alpha]),
+        *([whole.before, whole.after, whole.n] if whole else []), n_rows, n_cols, *sizes[1:-1],
+        *by_table, *by_dense, *named, block_rows, block_cols, *tables,
+        num_warps=max(1, min(8, max(block_rows * block_cols, *tables, 0) // 512)), sanitize_overflow=False,
     )  # fmt: skip
+
+
+def fits_one_program(shape: Sequence[int]) -> bool:
+    """True if a tile holds a walk of this shape, however its dimensions are split into rows and columns."""
+    return prod(map(triton.next_power_of_2, shape)) <= TILE
 
 
 def plan_target(plan: Plan, self: Tensor, out: Tensor | None, in_place: bool, strides: Sequence[int] | None = None) -> tuple[Code, tuple[int, ...]]:
@@ -167,6 +204,7 @@ def plan_target(plan: Plan, self: Tensor, out: Tensor | None, in_place: bool, st
         return Code("self"), self.stride()
     if out is None:
         like = torch.empty_strided(self.shape, strides, device="meta") if strides else torch.empty(self.shape, device="meta")
+        plan.has("self", self)
         code = plan.empty("target", self.shape, self.dtype, self.device, like.stride())
     else:
         like, code = result_buffer(out, self.shape, self.dtype, self.device), Code("out0")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gems_ops.create.fill import fill_dense
 from gems_ops.create.numbers import block_of
-from gems_ops.index.along import LONG, SUMMED, each_place, indices, plan_sums, square
+from gems_ops.index.along import LONG, SUMMED, Added, each_place, indices, plan_added, plan_sums, square
 from gems_ops.index.engine import ADD, ADD_VALUE, FILL, MAX, MIN, Index, plan_indexed, refuse_when_deterministic, without
 from gems_ops.index.total_order import number_of, order_of
 from gems_ops.layout import contiguous_strides
@@ -162,11 +162,7 @@ def scatter_with(
     if src.dtype != self.dtype or reduce != "add":
         raise Declined(f"{reduce}, src is {src.dtype}, self {self.dtype}")
     plan = Plan("self", "_dim", "index", "src", "_reduce", out=None if in_place else out)
-    refuse_when_deterministic(plan)
-    target, strides, end = plan_sums(plan, self, out, in_place)
-    places = Index(Code("index"), index.stride(), self.shape[dim], strides[dim])
-    plan_indexed(plan, ADD, target, Code("src"), [places], index.shape, without(strides, dim), src.stride())
-    return end()
+    return plan_added(plan, self, Added(dim, index.shape, index.stride(), Code("src"), src.stride()), out, in_place)
 
 
 @planned(

@@ -6,6 +6,7 @@ Not mode: of values that are equally frequent ATen's CUDA kernel names one that 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import astuple
 
 import torch
 import triton
@@ -13,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gems_ops.op import NUMBERS, Declined, Sample, planned, result_buffer
-from gems_ops.order.bitonic import short_row_tile, sorted_columns
+from gems_ops.order.bitonic import Lines, dense_lines, line_offsets, lines_of, short_row_tile, sorted_columns
 from gems_ops.order.keys import ordered
 from gems_ops.order.radix import is_short
 from gems_ops.order.sorting import dimension, plan_rows
@@ -30,13 +31,15 @@ SHORT = frozenset(d for d in NUMBERS if d.itemsize <= 4)
 @LibEntry
 @triton.jit(do_not_specialize=["k"])
 def _nth_kernel(
-    x_ptr, values_ptr, indices_ptr, n_rows, n_cols, k, WHICH: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr
+    x_ptr, values_ptr, indices_ptr, n_rows, n_cols, k, n_inner, x_stride_outer, x_stride_inner, x_stride_col,
+    WHICH: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    # int64: row * n_cols passes 2**31
-    row = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
+    """One element of each line of x, and its column, to dense values and indices."""
+    row = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
     rows, cols = row[:, None], tl.arange(0, BLOCK_N)[None, :]
     ok = (rows < n_rows) & (cols < n_cols)
-    x = tl.load(x_ptr + rows * n_cols + cols, mask=ok, other=0)
+    first = line_offsets(row, n_inner, x_stride_outer, x_stride_inner)
+    x = tl.load(x_ptr + first[:, None] + cols * x_stride_col, mask=ok, other=0)
     column = sorted_columns(x, cols, n_cols, False)
     if WHICH == "median":
         place = (rows * 0 + (n_cols - 1) // 2).to(tl.int32)
@@ -46,7 +49,7 @@ def _nth_kernel(
     else:
         place = (rows * 0 + k).to(tl.int32)
     chosen = tl.sum(tl.where(cols == place, column, 0), 1)
-    value = tl.load(x_ptr + row * n_cols + chosen, mask=row < n_rows, other=0)
+    value = tl.load(x_ptr + first + chosen * x_stride_col, mask=row < n_rows, other=0)
     tl.store(values_ptr + row, value, mask=row < n_rows)
     tl.store(indices_ptr + row, chosen.to(tl.int64), mask=row < n_rows)
 
@@ -57,14 +60,16 @@ def _check_dims(self: Tensor) -> None:
 
 
 def _plan_nth(
-    plan: Plan, rows: Code, shape: tuple[int, int], which: str, k: int, values: Code, indices: Code, result: str
-) -> Planned:
-    """The plan that writes one element of each of these rows, and where it is, to dense values and indices."""
+    plan: Plan, x: Code, shape: tuple[int, int], which: str, k: int, values: Code, indices: Code, result: str,
+    lines: Lines | None = None,
+) -> Planned:  # fmt: skip
+    """The plan that writes one element of each of these rows, dense ones unless `lines` says how they lie, and where it is."""
     n_rows, n_cols = shape
     block_rows, block = short_row_tile(n_rows, n_cols)
     plan.launch(
         _nth_kernel, (triton.cdiv(n_rows, block_rows),),
-        rows, values, indices, n_rows, n_cols, k, which, block_rows, block, num_warps=1,
+        x, values, indices, n_rows, n_cols, k, *astuple(lines or dense_lines(n_cols)),
+        which, block_rows, block, num_warps=1,
     )  # fmt: skip
     return plan.build(result)
 
@@ -82,9 +87,10 @@ def _plan_along(plan: Plan, self: Tensor, which: str, k: int, dim: int, keepdim:
     dtypes = (self.dtype, torch.int64)
     if not all(result_buffer(t, shape, d, self.device).is_contiguous() for t, d in zip(plan.outs, dtypes, strict=False)):
         raise Declined("out= is not contiguous")
-    rows = plan_rows(plan, self, dim)
+    lines = lines_of(self.shape, self.stride(), dim)
+    x = plan_rows(plan, self, dim) if lines is None else Code("self")
     values, indices = (plan.result(shape, dtype, self.device, i) for i, dtype in enumerate(dtypes))
-    return _plan_nth(plan, rows, (self.numel() // n, n), which, k, values, indices, "(out0, out1)")
+    return _plan_nth(plan, x, (self.numel() // n, n), which, k, values, indices, "(out0, out1)", lines)
 
 
 def _rows(*rest: Callable[[int], int]) -> Callable[[torch.dtype], Iterator[Sample]]:

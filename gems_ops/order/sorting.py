@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Protocol
 
 import torch
 import triton
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from gems_ops.layout import contiguous_strides
 from gems_ops.op import ALL, BOOL, Declined, Sample, planned, result_buffer
-from gems_ops.order.bitonic import plan_short_rows
+from gems_ops.order.bitonic import Lines, lines_of, plan_short_rows
 from gems_ops.order.few import are_few, plan_few
 from gems_ops.order.radix import is_short, plan_sorted_rows
 from gems_ops.order.select import select_kernel
@@ -45,23 +46,34 @@ def plan_rows(plan: Plan, x: Tensor, dim: int) -> Code:
     return Code("rows")
 
 
+class Fill(Protocol):
+    """Plans what fills values and indices from rows: dense ones, or lines as they lie in memory."""
+
+    def __call__(self, rows: Code, values: Code, indices: Code, lines: Lines | None = None, to: Lines | None = None) -> None: ...
+
+
 def _plan_along(
-    plan: Plan, x: Tensor, dim: int, shape: tuple[int, ...], strides: tuple[int, ...], fill: Callable[[Code, Code, Code], None]
+    plan: Plan, x: Tensor, dim: int, shape: tuple[int, ...], strides: tuple[int, ...], fill: Fill, takes_lines: bool
 ) -> Planned:
     """The plan of (values, indices) of this shape, and with these strides where they are new.
 
-    `fill` plans what fills dense rows from those of x. They are the results, where dim is the last of contiguous ones.
+    `fill` gets x and results as they lie if it takes lines, else dense rows; those are the results, where dim is the last of
+    contiguous ones.
     """
     dtypes = (x.dtype, torch.int64)
     for out, dtype in zip(plan.outs, dtypes, strict=False):
         result_buffer(out, shape, dtype, x.device)
-    rows = plan_rows(plan, x, dim)
     new = torch.empty_strided(shape, strides, device="meta")
+    lines, *to = (lines_of(t.shape, t.stride(), dim) for t in (x, *(plan.outs or (new, new))))
+    as_they_lie = takes_lines and lines is not None and to[0] is not None and to[0] == to[1]
+    rows = Code("self") if as_they_lie else plan_rows(plan, x, dim)
     if plan.outs:
         results = [Code("out0"), Code("out1")]
     else:
         results = [plan.empty(f"out{i}", shape, dtype, x.device, strides) for i, dtype in enumerate(dtypes)]
-    if is_last(x, dim) and all(t.is_contiguous() for t in plan.outs or (new,)):
+    if as_they_lie:
+        fill(rows, *results, lines, to[0])
+    elif is_last(x, dim) and all(t.is_contiguous() for t in plan.outs or (new,)):
         fill(rows, *results)
     else:
         found = [plan.empty(f"found{i}", new.movedim(dim, -1).shape if shape else (), dtype, x.device) for i, dtype in enumerate(dtypes)]
@@ -109,10 +121,10 @@ def sort(
     # New results keep the order of the dimensions in memory.
     strides = torch.empty_like(self, device="meta").stride()
 
-    def fill(rows: Code, values: Code, indices: Code) -> None:
-        plan_short_rows(plan, rows, shape, n, descending, values, indices, None)
+    def fill(rows: Code, values: Code, indices: Code, lines: Lines | None = None, to: Lines | None = None) -> None:
+        plan_short_rows(plan, rows, shape, n, descending, values, indices, lines=lines, to=to)
 
-    return _plan_along(plan, self, dim, tuple(self.shape), strides, fill)
+    return _plan_along(plan, self, dim, tuple(self.shape), strides, fill, takes_lines=True)
 
 
 def _tops(dtype: torch.dtype) -> Iterator[Sample]:
@@ -163,15 +175,15 @@ def topk(
         shape[dim] = k
     plan = Plan("self", "_k", "_dim", "_largest", "_sorted", out=out)
 
-    def fill(rows: Code, values: Code, indices: Code) -> None:
+    def fill(rows: Code, values: Code, indices: Code, lines: Lines | None = None, to: Lines | None = None) -> None:
         if short:
-            plan_short_rows(plan, rows, (n_rows, n), k, largest, values, indices, None)
+            plan_short_rows(plan, rows, (n_rows, n), k, largest, values, indices, lines=lines, to=to)
         elif are_few(n, k, self.dtype):
             plan_few(plan, rows, (n_rows, n), k, largest, values, indices)
         else:
             _plan_selection(plan, rows, self, (n_rows, n), k, largest, values, indices)
 
-    return _plan_along(plan, self, dim, tuple(shape), contiguous_strides(shape), fill)
+    return _plan_along(plan, self, dim, tuple(shape), contiguous_strides(shape), fill, takes_lines=short)
 
 
 def _plan_selection(

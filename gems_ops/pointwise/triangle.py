@@ -60,6 +60,7 @@ def _plan(self: Tensor, diagonal: int, upper: bool, out: Tensor | None, in_place
         target, written = result_buffer(out, self.shape, self.dtype, self.device), Code("out0")
     else:
         target = torch.empty_strided(self.shape, contiguous_strides(self.shape), dtype=self.dtype, device="meta")
+        plan.has("self", self)
         written = plan.empty("out0", self.shape, self.dtype, self.device)
     (n_0, n_1), own, other = _matrices(self, target)
     rows, cols = self.shape[-2:]

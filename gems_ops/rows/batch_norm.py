@@ -60,6 +60,7 @@ def _forward(
     c, parameters = _channels(x, (weight, bias, running_mean, running_var))
     running, n = _running(running_mean, running_var, training), x.shape[1]
     affine = Affine(1, n, None if weight is None else Code("weight"), None if bias is None else Code("bias"))
+    plan.has("x", x)
     y = plan.empty("y", x.shape, x.dtype, x.device, x.stride())
     shape, dtype = (n,) if training or saves_constants else (0,), _statistics_dtype(x, parameters)
     saved = tuple(plan.empty(name, shape, dtype, x.device, (1,)) for name in ("mean", "rstd"))
@@ -88,6 +89,7 @@ def _backward(
         raise Declined("the saved statistics are not one number for each channel")
     if train and save_mean.dtype != opmath(x.dtype):
         raise Declined(f"statistics rounded to {save_mean.dtype}, as the CPU saves them, do not undo themselves")
+    plan.has("x", x)
     results: list[Code | None] = []
     for name, want in zip(("dx", "dweight", "dbias"), mask, strict=True):
         like = (x.shape, x.dtype, x.device, x.stride()) if name == "dx" else ((n,), parameters, x.device)

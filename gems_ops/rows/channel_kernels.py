@@ -205,6 +205,44 @@ def _channel_sums_kernel(
 
 @LibEntry
 @triton.jit
+def _whole_gradient_kernel(
+    grad_ptr, x_ptr, mean_ptr, rstd_ptr, weight_ptr, dx_ptr, dweight_ptr, dbias_ptr,
+    n_batch, n_channels, n_inner, g_batch, g_channel, g_inner, s_batch, s_channel, s_inner, eps,
+    VARIANCE: tl.constexpr, CONSTANT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_L: tl.constexpr,
+):  # fmt: skip
+    """All gradients of a block of channels that have a statistic each, by one program. CONSTANT: statistics do not depend on x."""
+    DTYPE: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
+    channel, in_channels = _channels(tl.program_id(0), n_channels, BLOCK_M)
+    mean = _vector(mean_ptr, channel, in_channels, 0.0)
+    scale = _load_scale(rstd_ptr, channel, in_channels, eps, VARIANCE)
+    weight = _vector(weight_ptr, channel, in_channels, 1.0)
+    steps = n_batch * tl.cdiv(n_inner, BLOCK_L)
+    products, totals = tl.zeros((BLOCK_M, BLOCK_L), DTYPE), tl.zeros((BLOCK_M, BLOCK_L), DTYPE)
+    for step in range(0, steps):
+        at, mask = _tile_at(step, channel, in_channels, n_inner, s_batch, s_channel, s_inner, BLOCK_L)
+        grad_at, mask = _tile_at(step, channel, in_channels, n_inner, g_batch, g_channel, g_inner, BLOCK_L)
+        grad = widen(tl.load(grad_ptr + grad_at, mask=mask, other=0))
+        products += grad * (widen(tl.load(x_ptr + at, mask=mask, other=0)) - mean)
+        totals += grad
+    dweight, dbias = tl.sum(products * scale, 1), tl.sum(totals, 1)
+    if dweight_ptr is not None:
+        tl.store(dweight_ptr + channel, dweight.to(dweight_ptr.dtype.element_ty), mask=in_channels)
+    if dbias_ptr is not None:
+        tl.store(dbias_ptr + channel, dbias.to(dbias_ptr.dtype.element_ty), mask=in_channels)
+    if dx_ptr is not None:
+        count = n_batch * n_inner
+        along, level = over(dweight[:, None] * weight, count), over(dbias[:, None] * weight, count)
+        for step in range(0, steps):
+            at, mask = _tile_at(step, channel, in_channels, n_inner, s_batch, s_channel, s_inner, BLOCK_L)
+            grad_at, mask = _tile_at(step, channel, in_channels, n_inner, g_batch, g_channel, g_inner, BLOCK_L)
+            dx = widen(tl.load(grad_ptr + grad_at, mask=mask, other=0)) * weight
+            if not CONSTANT:
+                dx -= (widen(tl.load(x_ptr + at, mask=mask, other=0)) - mean) * scale * along + level
+            tl.store(dx_ptr + at, (dx * scale).to(dx_ptr.dtype.element_ty), mask=mask)
+
+
+@LibEntry
+@triton.jit
 def _coefficients_kernel(
     dweight_ptr, dbias_ptr, weight_ptr, along_ptr, level_ptr, n_statistics, n_parts, n_weights, shared, count,
     BLOCK: tl.constexpr, BLOCK_D: tl.constexpr,

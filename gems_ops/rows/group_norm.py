@@ -91,6 +91,7 @@ def group_norm(
     _check(x, (weight, bias), n, c, hw, group)
     plan = Plan("x", "weight", "bias", "_n", "_c", "_hw", "_group", "eps")
     shared = c // group
+    plan.has("x", x)
     y = plan.empty("y", x.shape, x.dtype, x.device)
     saved = tuple(plan.empty(name, (n, group), x.dtype, x.device) for name in ("mean", "rstd"))
     affine = Affine(shared, c, dense(plan, "weight", weight), dense(plan, "bias", bias))
@@ -119,6 +120,7 @@ def group_norm_backward(
     if not any(mask) or not (mean.is_contiguous() and rstd.is_contiguous() and mean.numel() == rstd.numel() == n * group):
         raise Declined("no gradient is wanted, or the statistics are not one number for each group")
     plan = Plan("grad", "x", "mean", "rstd", "weight", "_n", "_c", "_hw", "_group", "_mask")
+    plan.has("x", x)
     results: list[Code | None] = []
     for name, want, shape in zip(("dx", "dweight", "dbias"), mask, (x.shape, (c,), (c,)), strict=True):
         results.append(plan.empty(name, shape, x.dtype, x.device) if want else None)

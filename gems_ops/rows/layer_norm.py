@@ -147,6 +147,7 @@ def layer_norm(x: Tensor, shape: list[int], weight: Tensor | None, bias: Tensor 
     """Rows moved to mean 0 and scaled to variance 1, times weight plus bias; and the rows' mean and 1 / deviation."""
     norm = Norm(True, x, row_length(x, tuple(shape), weight, bias), weight=weight, bias=bias)
     plan = Plan("x", "_shape", "weight", "bias", "eps")
+    plan.has("x", x)
     y = plan.empty("y", x.shape, x.dtype, x.device)
     mean, rstd = (plan.empty(n, _statistics_shape(x, shape), statistics_dtype(x), x.device) for n in ("mean", "rstd"))
     plan_norm(plan, norm, y, mean=mean, rstd=rstd)
@@ -171,6 +172,7 @@ def layer_norm_backward(
     _check_gradient(grad, x, weight, bias, tuple(mask))
     _check_statistics(x, shape, mean, rstd)
     plan = Plan("grad", "x", "_shape", "mean", "rstd", "weight", "bias", "_mask")
+    plan.has("x", x)
     plan_gradient(plan, norm, grad, tuple(mask), mean=Code("mean"), rstd=Code("rstd"))
     return plan.build("dx, dweight, dbias")
 
@@ -188,6 +190,7 @@ def fused_rms_norm(x: Tensor, shape: list[int], weight: Tensor | None, eps: floa
     """Rows scaled to mean square 1, times weight; and the rows' 1 / root mean square."""
     norm = Norm(False, x, row_length(x, tuple(shape), weight), weight=weight)
     plan = Plan("x", "_shape", "weight", "eps")
+    plan.has("x", x)
     y = plan.empty("y", x.shape, x.dtype, x.device)
     rstd = plan.empty("rstd", _statistics_shape(x, shape), opmath(x.dtype), x.device)
     # of the type that ATen computes in
@@ -215,5 +218,6 @@ def fused_rms_norm_backward(
     _check_gradient(grad, x, weight, None, tuple(mask))
     _check_statistics(x, shape, rstd)
     plan = Plan("grad", "x", "_shape", "rstd", "weight", "_mask")
+    plan.has("x", x)
     plan_gradient(plan, norm, grad, (*mask, False), rstd=Code("rstd"))
     return plan.build("dx, dweight")

@@ -211,6 +211,7 @@ def weight_norm_interface(v: Tensor, g: Tensor, dim: int) -> Planned:
     """g * v / |v| and |v|, over all dimensions but dim."""
     rows = _rows(v, g, dim)
     plan = Plan("v", "g", "_dim")
+    plan.has("v", v)
     w, norms = plan.empty("w", v.shape, v.dtype, v.device), plan.empty("norms", g.shape, opmath(v.dtype), v.device)
     shares = _HALF_SHARES if v.itemsize == 2 else _SHARES
     way = _Way(_weight_norm_kernel, _shared_weight_norm_kernel, shares)
@@ -228,6 +229,7 @@ def weight_norm_interface_backward(grad: Tensor, v: Tensor, g: Tensor, norms: Te
     if grad.shape != v.shape or grad.dtype != v.dtype or norms.shape != g.shape or norms.dtype != opmath(v.dtype):
         raise Declined(f"a gradient of {grad.dtype} {tuple(grad.shape)} for {v.dtype} {tuple(v.shape)}")
     plan = Plan("grad", "v", "g", "norms", "_dim")
+    plan.has("v", v)
     dv, dg = plan.empty("dv", v.shape, v.dtype, v.device), plan.empty("dg", g.shape, g.dtype, v.device)
     shares = _HALF_GRADIENT_SHARES if v.itemsize == 2 else _GRADIENT_SHARES
     way = _Way(_weight_norm_gradient_kernel, _shared_weight_norm_gradient_kernel, shares)

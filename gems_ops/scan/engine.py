@@ -107,6 +107,7 @@ def plan_scan(
         raise Declined(f"{x.dtype} cannot hold a result of {results[0]}")
     to = _written(x, plan.outs, dim, rows, in_place)
     # what is scanned may be a copy, but not in place
+    plan.has("x", x)
     strides = to if in_place else read_rows(plan, "x", x, dim, rows)
     outs = [Code("x")] if in_place else [plan.result(x.shape, dtype, x.device, i) for i, dtype in enumerate(results)]
     _launches(plan, rows, strides, to, outs, how, cast, x)

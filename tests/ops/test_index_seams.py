@@ -255,3 +255,26 @@ def test_a_mask_beside_indices_is_atens() -> None:
     with flag_gems.use_gems(include=["aten::index.Tensor"]):
         assert table()[at(1, 0, 1, 0).bool(), at(5, 4)].tolist() == [5.0, 16.0]
     assert counts_of("aten::index.Tensor").declined == declined + 1
+
+
+@pytest.mark.parametrize("n", [64, 65])
+@pytest.mark.parametrize("how", ["new", "out", "in place"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64])
+def test_sums_that_one_program_holds_and_those_that_it_does_not(dtype: torch.dtype, how: str, n: int) -> None:
+    """64 x 64 are one program's, which copies and adds. Many are added at one place, and none at others."""
+    g = torch.Generator().manual_seed(n)
+    x, source = (torch.randint(-3, 4, (n, 64), generator=g).to(HERE, dtype) for _ in range(2))
+    index = torch.randint(0, 5, (n, 64), generator=g).to(HERE)
+    calls = {
+        "aten::scatter_add": lambda t: (t.scatter_add_ if how == "in place" else t.scatter_add)(0, index, source),
+        "aten::index_add": lambda t: (t.index_add_ if how == "in place" else t.index_add)(0, index[:, 0].contiguous(), source, alpha=2),
+    }
+    if how == "out":
+        calls["aten::scatter_add"] = lambda t: torch.scatter_add(t, 0, index, source, out=torch.empty_like(t))
+        calls["aten::index_add"] = lambda t: torch.index_add(t, 0, index[:, 0].contiguous(), source, alpha=2, out=torch.empty_like(t))
+    for name, call in calls.items():
+        expected, own = call(x.clone()), x.clone()
+        with flag_gems.use_gems(include=[name]):
+            got = call(own)
+        assert torch.equal(got, expected), name
+        assert (got is own) == (how == "in place") and (how == "in place" or torch.equal(own, x))

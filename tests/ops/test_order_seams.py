@@ -9,7 +9,7 @@ import torch
 
 import flag_gems
 from gems_ops.order import nth, sorting
-from gems_ops.register import counts_of
+from gems_ops.register import counters, counts_of
 from gems_runtime import device
 
 
@@ -151,21 +151,41 @@ def test_gradients_go_where_the_indices_say(name: str) -> None:
     assert torch.equal(x.grad, torch.zeros_like(x).scatter(1, found.indices[:, None], 1.0))
 
 
+@pytest.mark.parametrize("shape, dim", [((5, 40), -1), ((40, 5), 0), ((3, 40, 5), 1)])
 @pytest.mark.parametrize("name", ["topk", "sort", "kthvalue", "median"])
-def test_short_dense_rows_take_one_launch_and_what_it_fills(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_rows_take_one_launch_and_what_it_fills(name: str, shape: tuple, dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The host's time of a small call: topk of 64 x 64 took 32 us before it was planned, ATen 11 (H200, Python 3.12, 2026-11-26)."""
     from gems_ops import plan
 
     texts, compiled = [], plan._compiled
     monkeypatch.setattr(plan, "_compiled", lambda text: (texts.append(text), compiled(text))[1])
-    x = numbers(5, 40)
+    x = numbers(*shape)
     {
-        "topk": lambda: sorting.topk(x, 3), "sort": lambda: sorting.sort(x, True), "kthvalue": lambda: nth.kthvalue(x, 3),
-        "median": lambda: nth.median_dim(x, 1),
+        "topk": lambda: sorting.topk(x, 3, dim), "sort": lambda: sorting.sort(x, True, dim),
+        "kthvalue": lambda: nth.kthvalue(x, 3, dim), "median": lambda: nth.median_dim(x, dim),
     }[name]()  # fmt: skip
     (text,) = texts
     lines = [line.strip() for line in text.splitlines()[2:-1]]
     assert len(lines) == 4 and [line.split(" = ")[0] for line in lines[:2]] == ["out0", "out1"] and lines[2].startswith("_")
+
+
+@pytest.mark.parametrize("dim", range(4))
+@pytest.mark.parametrize("other", [0, 1])
+@pytest.mark.parametrize("name", ["topk", "sort", "kthvalue", "median"])
+def test_rows_of_any_layout(name: str, other: int, dim: int) -> None:
+    """Where one stride walks the dimensions on each side, rows are read as they lie; transposed, that is so along dim 1 only."""
+    x = place(torch.randperm(3 * 4 * 5 * 6, generator=torch.Generator().manual_seed(dim)).float().view(3, 4, 5, 6)).transpose(0, other)
+    calls = {
+        "topk": lambda: torch.topk(x, 2, dim), "sort": lambda: torch.sort(x, stable=True, dim=dim),
+        "kthvalue": lambda: torch.kthvalue(x, 2, dim), "median": lambda: torch.median(x, dim),
+    }  # fmt: skip
+    served = lambda: sum(c.served for n, c in counters().items() if name in n)  # noqa: E731
+    native, before = calls[name](), served()
+    with flag_gems.use_gems(include=[name]):
+        ours = calls[name]()
+    assert served() == before + 1
+    for a, b in zip(ours, native, strict=True):
+        assert torch.equal(a, b) and a.stride() == b.stride()
 
 
 @pytest.mark.parametrize("name", ["topk", "sort"])

@@ -16,6 +16,7 @@ from tools.fake_cuda import FakeCuda
 
 X, WEIGHT = torch.ones(64, 64, dtype=torch.float16), torch.ones(64, dtype=torch.float16)
 INDICES = torch.zeros(8, dtype=torch.int64)
+STATISTICS = torch.ones(64), torch.ones(64)
 LOSS = torch.ones((), dtype=torch.float16)
 CALLS: dict[str, Callable[[], object]] = {
     "mm": lambda: torch.mm(X, X),
@@ -38,6 +39,16 @@ CALLS: dict[str, Callable[[], object]] = {
     "cumsum": lambda: torch.cumsum(X, 0),
     "cummax": lambda: torch.cummax(X, 1),
     "cat": lambda: torch.cat([X, X], 1),
+    "median of columns": lambda: torch.median(X, 0),
+    "topk of columns": lambda: torch.topk(X, 3, 0),
+    "sort of columns": lambda: torch.sort(X, dim=0, stable=True),
+    "scatter_add": lambda: torch.scatter_add(X, 0, INDICES[:, None], X),
+    "index_add": lambda: torch.index_add(X, 0, INDICES, X[:8]),
+    "glu": lambda: torch.ops.aten.glu(X),
+    "addr": lambda: torch.addr(X, WEIGHT, WEIGHT),
+    "batch_norm backward": lambda: torch.ops.aten.native_batch_norm_backward(
+        X, X, WEIGHT, None, None, *STATISTICS, True, 1e-5, [True, True, True]
+    ),
     "embedding": lambda: torch.embedding(X, INDICES),
     "nll_loss": lambda: torch.ops.aten.nll_loss_forward(X[:8], INDICES, None, 1, -100),
     "nll_loss backward": lambda: torch.ops.aten.nll_loss_backward(LOSS, X[:8], INDICES, None, 1, -100, LOSS),
