@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gems_ops.op import NUMBERS, Declined, Sample, planned, result_buffer
-from gems_ops.order.bitonic import Lines, dense_lines, line_offsets, lines_of, short_row_tile, sorted_columns
+from gems_ops.order.bitonic import Lines, dense_lines, line_offsets, lines_of, short_row_tile, sort_options, sorted_columns
 from gems_ops.order.keys import ordered
 from gems_ops.order.radix import is_short
 from gems_ops.order.sorting import dimension, plan_rows
@@ -69,7 +69,7 @@ def _plan_nth(
     plan.launch(
         _nth_kernel, (triton.cdiv(n_rows, block_rows),),
         x, values, indices, n_rows, n_cols, k, *astuple(lines or dense_lines(n_cols)),
-        which, block_rows, block, num_warps=1,
+        which, block_rows, block, **sort_options(),
     )  # fmt: skip
     return plan.build(result)
 

@@ -36,9 +36,10 @@ WHOLE = 32768
 WHOLE_GRADIENT = 8192
 LONG_BLOCK = 8192
 # Columns up to which a row that takes 32 bits an element is one program's; beyond, and of 16 bits beyond WHOLE, programs share it.
-# 32 warps hold 32768 of 16 bits: layer norm 107 us and 126 shared, RMS norm 99 and 108 (2048 x 32768, bfloat16), but in
-# float32 227 and 204 (H100, 2026-11-27).
-ALONE = 16384
+# 32 warps hold 32768 of 16 bits: layer norm 106 us and 124 shared, RMS norm 97 and 108 (2048 x 32768, bfloat16), but in
+# float32 227 and 204. A layer norm of fewer than FULL keeps too many of their lanes idle: 135 and 123 (3200 x 20480), 121 and
+# 124 (2720 x 24576; H100, 2026-11-27).
+ALONE, FULL = 16384, 24576
 # Weight and bias are read, and held, for several rows at a time. The second share is for the longest rows. Layer norm: 217 us
 # and 289 with two reads (512 x 131072), 213 and 218 with one program a row (2048 x 32768; float32, H100, 2026-11-27).
 SHARES = Shares((Share(8192, 8, 3, rows=2),))
@@ -164,7 +165,7 @@ def plan_norm(
     tensors = (x, residual, *norm.vectors(plan), y, total, mean, rstd)
     # a sum that nobody wants is kept in 32 bits
     narrow = norm.x.dtype.itemsize == 2 and (norm.residual is None or total is not None)
-    if n > (WHOLE if narrow else ALONE):
+    if n > (ALONE if not narrow or norm.center and n < FULL else WHOLE):
         shares = HALF_SHARES if narrow else SHARES
         m = meeting(Rows(n_rows, n, 1), (x_row, 0, 1), norm.x.dtype, shares)
         if m is not None:

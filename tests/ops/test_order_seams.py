@@ -9,6 +9,7 @@ import torch
 
 import flag_gems
 from gems_ops.order import nth, sorting
+from gems_ops.order.bitonic import lines_of
 from gems_ops.register import counters, counts_of
 from gems_runtime import device
 
@@ -220,3 +221,10 @@ def test_more_dimensions_than_atens_cuda_kernels_have_are_left_to_them(call: Cal
             assert "25 dimensions" in str(error)
     assert sum(a - b for (a, _), (b, _) in zip(served, before, strict=True)) == 1
     assert [counts_of(n).served for n in names] == [a for a, _ in served], "25 were served"
+
+
+def test_lines_that_lie_apart_are_copied_where_they_are_many() -> None:
+    """A small call saves a launch; of 512 x 8192 along dim 0 the copies were faster (H100)."""
+    assert lines_of((64, 64), (64, 1), 0) is not None
+    assert lines_of((512, 8192), (8192, 1), 0) is None
+    assert lines_of((8192, 512), (1024, 1), 1) is not None
