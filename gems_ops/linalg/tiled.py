@@ -79,8 +79,8 @@ def _prune(configs: list[Config], named_args: dict[str, object], **kwargs: objec
     exact = itemsize == 4 and args["INPUT_PRECISION"] == "ieee"
 
     def fits(c: Config) -> bool:
-        if c in _EXACT_CONFIGS:
-            return exact
+        if c in _EXACT_CONFIGS and not exact:
+            return False
         bm, bn, bk = c.kwargs["BLOCK_M"], c.kwargs["BLOCK_N"], c.kwargs["BLOCK_K"]
         if bm >= 2 * max(m, 32) or bn >= 2 * max(n, 32):
             return False

@@ -147,3 +147,10 @@ def test_batches_with_a_short_k_go_down_the_rows(k: int, along: bool, alpha: flo
     assert len(monitored) == 2
     torch.testing.assert_close(product.double(), truth, rtol=2**-8, atol=1e-2)
     torch.testing.assert_close(total.double(), 2.0 * x.double() + alpha * truth, rtol=2**-8, atol=1e-2)
+
+
+def test_small_exact_products_take_blocks_that_fit_them() -> None:
+    """The configurations for products without tensor cores are bound by the same limits as all."""
+    blocks = [(c.kwargs["BLOCK_M"], c.kwargs["BLOCK_N"]) for c in _candidates(64, 64, 64, 1, torch.float32)]
+    assert blocks and max(max(b) for b in blocks) == 64
+    assert not set(map(id, tiled._EXACT_CONFIGS)) & set(map(id, _candidates(4096, 4096, 4096, 1)))
