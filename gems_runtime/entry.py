@@ -14,7 +14,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from types import FunctionType, MethodType
 
@@ -32,7 +32,7 @@ from gems_runtime.compiled import Compiled, compile_text, deferred
 from gems_runtime.errors import UsageError
 from gems_runtime.grid import Dims, Grid, is_dropped, noted, refuse, resolve
 from gems_runtime.launch import TABLE_LIMIT, Entry, RunTier, count_compiles, global_checks, launches_here, tier_of
-from gems_runtime.signature import CONTENTS, UNSET, IntClasses, IntRows, Param, Shape, block_of
+from gems_runtime.signature import CONTENTS, UNSET, IntClasses, IntRows, Shape, block_of
 from gems_runtime.signature import exact, kind_of, texts
 from gems_runtime.store import Store
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 from triton import Config
 
 from gems_ops.linalg.operands import Product, float32_precision, input_precision
@@ -47,7 +46,7 @@ _CONFIGS = [
     _config(64, 128, 64, num_warps=4, num_stages=2),
 ]
 # Without tensor cores. 4096 x 4096 x 4096: 2812 us with 128 x 128 x 16, 2868 with the best of the others, cuBLAS 2681;
-# 128 of 512 x 512 x 128 with a as it lies: 228 with 64 x 64 x 32, 230 to 284 with others, cuBLAS 227 (float32, H100, 2026-11-27).
+# 128 of 512 x 512 x 128 with a as it lies: 228 with 64 x 64 x 32, 230 to 330 with others, cuBLAS 227 (float32, H100, 2026-11-27).
 _EXACT_CONFIGS = [
     _config(128, 128, 16, num_warps=4, num_stages=3),
     _config(128, 128, 32, num_warps=8, num_stages=3),

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from gems_ops.op import NUMBERS, Declined, Sample, planned, result_buffer
 from gems_ops.order.bitonic import Lines, dense_lines, line_offsets, lines_of, short_row_tile, sort_options, sorted_columns
-from gems_ops.order.keys import ordered
 from gems_ops.order.radix import is_short
 from gems_ops.order.sorting import dimension, plan_rows
 from gems_ops.plan import Code, Plan, Planned

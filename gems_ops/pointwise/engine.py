@@ -11,7 +11,7 @@ import triton
 from torch import Tensor
 
 from gems_ops.op import Declined
-from gems_ops.plan import Code, Plan, Planned
+from gems_ops.plan import Code, Plan
 from gems_ops.pointwise.codegen import KNOWN, Operand, Variant, kernel
 from gems_ops.pointwise.tiling import Tiling
 from gems_ops.pointwise.walk import Mode, walk

@@ -21,7 +21,7 @@ RowStrides: TypeAlias = tuple[int, int, int]  # outer, inner, column
 
 _MULTIPROCESSORS = 132  # of an H200
 _TILE = 4096  # elements of a tile of short rows: 32 for each thread of 4 warps
-_MOST_WARPS = 16
+_MOST_WARPS = 16  # 1024 threads, the most of a workgroup, where a warp has 64
 _MOST_SPLITS = 512
 
 
