@@ -155,9 +155,14 @@ def plan_ranks(plan: Plan, mask: Code, n: int, where: torch.device, as_bits: boo
     offsets = plan.empty("offsets", (blocks + 1,), torch.int32, where)
     bits = plan.empty("bits", (blocks * block // 32,), torch.int32, where) if as_bits else None
     plan.launch(_count_kernel, (blocks,), mask, offsets, bits, n, block, num_warps=_warps(block))
-    summed = min(SUMMED, triton.next_power_of_2(blocks))
-    plan.launch(_offsets_kernel, (1,), offsets, blocks, summed, num_warps=_warps(summed))
+    plan_offsets(plan, offsets, blocks)
     return blocks, block, offsets
+
+
+def plan_offsets(plan: Plan, counts: Code, blocks: int) -> None:
+    """Add the launch that replaces counts, int32 [blocks + 1], by the sums of those before."""
+    summed = min(SUMMED, triton.next_power_of_2(blocks))
+    plan.launch(_offsets_kernel, (1,), counts, blocks, summed, num_warps=_warps(summed))
 
 
 def _warps(elements: int) -> int:

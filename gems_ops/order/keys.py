@@ -1,4 +1,4 @@
-"""Kernel pieces of a stable radix sort: the order of values as unsigned integers, and the ranks of digits in a tile."""
+"""Kernel pieces of sorts: the order of values as unsigned integers, and back."""
 
 from __future__ import annotations
 
@@ -48,55 +48,26 @@ def packed(key, cols, BITS: tl.constexpr):
 
 
 @triton.jit
-def digit_of(x, shift, DESCENDING: tl.constexpr):
-    """Four bits of the order of x, from bit `shift` on; int32 [N]."""
-    return ((ordered(x, DESCENDING) >> shift) & 15).to(tl.int32)
+def packed_item(x, ok, index, DESCENDING: tl.constexpr):
+    """The order of each x of at most 32 bits, and below it its index; what is not there comes last."""
+    return tl.where(ok, (ordered(x, DESCENDING).to(tl.int64) << 32) | index, -1)
 
 
 @triton.jit
-def _ones(digit, ok, WORD: tl.constexpr):
-    """1 in the 16-bit lane of the digit, if it is one of the four that lie in this word of counters."""
-    return tl.where(ok & ((digit >> 2) == WORD), tl.full(digit.shape, 1, tl.int64) << ((digit & 3) * 16).to(tl.int64), 0)
-
-
-@triton.jit
-def digit_ranks(digit, ok):
-    """(how many equal digits stand before each in the tile, [N]; the sixteen totals as four packed words).
-
-    Sixteen counters of 16 bits in four int64, so that four running sums rank a tile of at most 65,535.
-    """
-    one_0, one_1, one_2, one_3 = _ones(digit, ok, 0), _ones(digit, ok, 1), _ones(digit, ok, 2), _ones(digit, ok, 3)
-    word = digit >> 2
-    low = tl.where(word == 0, tl.cumsum(one_0, 0) - one_0, tl.cumsum(one_1, 0) - one_1)
-    high = tl.where(word == 2, tl.cumsum(one_2, 0) - one_2, tl.cumsum(one_3, 0) - one_3)
-    rank = _lane(tl.where(word < 2, low, high), digit)
-    return rank, tl.sum(one_0, 0), tl.sum(one_1, 0), tl.sum(one_2, 0), tl.sum(one_3, 0)
-
-
-@triton.jit
-def _lane(words, digit):
-    """The digit's 16-bit lane of packed counters, as int32."""
-    return ((words >> ((digit & 3) * 16).to(tl.int64)) & 0xFFFF).to(tl.int32)
-
-
-@triton.jit
-def _sum_of_lanes(word):
-    return (word & 0xFFFF) + ((word >> 16) & 0xFFFF) + ((word >> 32) & 0xFFFF) + ((word >> 48) & 0xFFFF)
-
-
-@triton.jit
-def digit_starts(digit, n_0, n_1, n_2, n_3):
-    """Where each digit's run begins in the sorted tile, for each element [N], from the packed totals."""
-    # In each 16-bit lane the sum of the lanes below it, and then of the words below.
-    EVERY: tl.constexpr = 0x0001000100010001
-    before_1 = _sum_of_lanes(n_0)
-    before_2 = before_1 + _sum_of_lanes(n_1)
-    before_3 = before_2 + _sum_of_lanes(n_2)
-    start_0 = (n_0 * EVERY) << 16
-    start_1 = ((n_1 * EVERY) << 16) + before_1 * EVERY
-    start_2 = ((n_2 * EVERY) << 16) + before_2 * EVERY
-    start_3 = ((n_3 * EVERY) << 16) + before_3 * EVERY
-    word = digit >> 2
-    low = tl.where(word == 0, start_0, start_1)
-    high = tl.where(word == 2, start_2, start_3)
-    return _lane(tl.where(word < 2, low, high), digit)
+def restored(key, x_ptr, index, ok, DESCENDING: tl.constexpr):
+    """The elements that `ordered` made these unsigned keys of; read where several have one key: nans, and both zeros."""
+    TYPE: tl.constexpr = x_ptr.dtype.element_ty
+    BITS: tl.constexpr = TYPE.primitive_bitwidth if TYPE != tl.int1 else 8
+    ALL: tl.constexpr = (1 << BITS) - 1
+    TOP: tl.constexpr = 1 << (BITS - 1)
+    if DESCENDING:
+        key = key ^ ALL
+    if TYPE.is_floating():
+        SAME: tl.constexpr = tl.int64 if BITS == 64 else tl.int32 if BITS == 32 else tl.int16
+        x = tl.where((key & TOP) != 0, key ^ TOP, key ^ ALL).to(SAME).to(TYPE, bitcast=True)
+        shared = ok & ((key == TOP) | (key == ALL))
+        return tl.where(shared, tl.load(x_ptr + index, mask=shared, other=0), x)
+    elif TYPE.is_int_signed() and TYPE != tl.int1:
+        return (key ^ TOP).to(TYPE)
+    else:
+        return key.to(TYPE)

@@ -1,4 +1,4 @@
-"""A stable sort of the rows of a matrix: short ones in registers, others by four bits a pass within one program."""
+"""A stable sort of the rows of a matrix: short ones in registers, others by eight bits a pass within one program."""
 
 from __future__ import annotations
 
@@ -7,45 +7,85 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from gems_ops.op import Declined
 from gems_ops.order.bitonic import LONGEST, plan_short_rows
-from gems_ops.order.keys import digit_of, digit_ranks, digit_starts
+from gems_ops.order.keys import ordered, packed_item, restored
+from gems_ops.order.tile import MOST_ITEMS, THREADS, digits_of, exchanged, memory_of, places, ranked
 from gems_ops.plan import Code, Plan
-from gems_runtime import LibEntry
+from gems_runtime import LibEntry, device
 
-WHOLE = 4096  # the longest row
+WHOLE = THREADS.value * MOST_ITEMS  # the longest row that one program holds
+WARPS = THREADS.value // 32
+# Rows that are sorted whole: in registers, 8192 x 512 float32 83 us, in shared memory 139; x 1024 308 and 199 (H100, 2026-11-27).
+IN_REGISTERS = 512
+
+
+@triton.jit
+def _or(a, b):
+    return a | b
 
 
 @LibEntry
-@triton.jit
-def _radix_kernel(
-    x_ptr, from_ptr, values_ptr, indices_ptr, spare_values_ptr, spare_indices_ptr, n_cols, passes,
-    DESCENDING: tl.constexpr, FROM: tl.constexpr, BLOCK: tl.constexpr,
+@triton.jit(do_not_specialize=["n_cols"])
+def _row_kernel(
+    x_ptr, from_ptr, values_ptr, indices_ptr, scratch_ptr, n_cols,
+    PASSES: tl.constexpr, DESCENDING: tl.constexpr, FROM: tl.constexpr, LOG: tl.constexpr, NATIVE: tl.constexpr,
 ):  # fmt: skip
     """One row of [rows, n_cols] a program, to values and indices. FROM: indices are those of from_ptr."""
+    ITEMS: tl.constexpr = 1 << LOG
+    # An item is the order and, in the lower half, the column; of 64-bit types the columns are items of their own.
+    WIDE: tl.constexpr = PASSES == 8
     row = tl.program_id(0).to(tl.int64) * n_cols
-    cols = tl.arange(0, BLOCK)
-    ok = cols < n_cols
-    x = tl.load(x_ptr + row + cols, mask=ok, other=0)
-    index = tl.load(from_ptr + row + cols, mask=ok, other=0).to(tl.int32) if FROM else cols
-    for step in range(passes):
-        digit = digit_of(x, step * 4, DESCENDING)
-        rank, n_0, n_1, n_2, n_3 = digit_ranks(digit, ok)
-        at = row + rank + digit_starts(digit, n_0, n_1, n_2, n_3)
-        if step < passes - 1:
-            tl.debug_barrier()  # what the pass before wrote here has been read
-            tl.store(spare_values_ptr + at, x, mask=ok)
-            tl.store(spare_indices_ptr + at, index, mask=ok)
-            tl.debug_barrier()
-            x = tl.load(spare_values_ptr + row + cols, mask=ok, other=0)
-            index = tl.load(spare_indices_ptr + row + cols, mask=ok, other=0)
+    x_ptr += row
+    t = tl.arange(0, THREADS)
+    memory = memory_of(t, LOG, NATIVE)
+    if not NATIVE:
+        scratch_ptr += tl.program_id(0).to(tl.int64) * (THREADS * ITEMS)
+    own = places(t, ITEMS)
+    first = tl.load(x_ptr + t * 0)
+    items, columns, differ = (), (), tl.zeros((THREADS,), tl.int64)
+    for j in tl.static_range(ITEMS):
+        at = own + 32 * j
+        x = tl.load(x_ptr + at, mask=at < n_cols, other=0)
+        differ |= tl.where(at < n_cols, (ordered(x, False) ^ ordered(first, False)).to(tl.int64), 0)
+        if WIDE:
+            items = items + (tl.where(at < n_cols, ordered(x, DESCENDING).to(tl.int64, bitcast=True), -1),)
+            columns = columns + (at.to(tl.int64),)
         else:
-            tl.store(values_ptr + at, x, mask=ok)
-            tl.store(indices_ptr + at, index.to(tl.int64), mask=ok)
+            items = items + (packed_item(x, at < n_cols, at, DESCENDING),)
+    differ = tl.reduce(differ, 0, _or)
+    for step in range(PASSES):
+        # where all are alike, nothing moves
+        if (differ >> (8 * step)) & 255 != 0:
+            shift = 8 * step + (0 if WIDE else 32)
+            moved, _, _ = ranked(digits_of(items, shift, ITEMS), t, memory, scratch_ptr, LOG, NATIVE)
+            items = exchanged(items, moved, t, memory, scratch_ptr, LOG, NATIVE)
+            if WIDE:
+                columns = exchanged(columns, moved, t, memory, scratch_ptr, LOG, NATIVE)
+    for j in tl.static_range(ITEMS):
+        ok = own + 32 * j < n_cols
+        if WIDE:
+            key, column = items[j].to(tl.uint64, bitcast=True), columns[j]
+        else:
+            key, column = (items[j] >> 32).to(tl.uint32), items[j] & 0xFFFFFFFF
+        tl.store(values_ptr + row + own + 32 * j, restored(key, x_ptr, column, ok, DESCENDING), mask=ok)
+        index = tl.load(from_ptr + row + column, mask=ok, other=0).to(tl.int64) if FROM else column
+        tl.store(indices_ptr + row + own + 32 * j, index, mask=ok)
 
 
 def is_short(n_cols: int, dtype: torch.dtype) -> bool:
     """True if rows are sorted in registers, faster than ATen sorts them."""
     return n_cols <= LONGEST and dtype.itemsize <= 4
+
+
+def has_tiles() -> bool:
+    """True where tiles are sorted in shared memory, or by the interpreter."""
+    return device.interpreted() or device.identity().vendor == "nvidia"
+
+
+def scratch_of(plan: Plan, programs: int, tile: int, where: torch.device) -> Code | None:
+    """What the interpreter's tiles need."""
+    return plan.empty("scratch", (programs * tile,), torch.int64, where) if device.interpreted() else None
 
 
 def plan_sorted_rows(
@@ -58,15 +98,16 @@ def plan_sorted_rows(
     may be cut: values and indices then are [rows, n_kept].
     """
     n_rows, n_cols = shape
-    if is_short(n_cols, like.dtype):
+    if is_short(n_cols, like.dtype) and (n_cols <= IN_REGISTERS or n_kept < n_cols):
         plan_short_rows(plan, x, shape, n_kept, descending, values, indices, index)
         return
     if n_kept != n_cols or n_cols > WHOLE:
         raise ValueError(f"rows of {n_cols} cut to {n_kept}: at most {WHOLE} are sorted, and only short rows are cut")
-    block = max(triton.next_power_of_2(n_cols), 16)
-    between = plan.empty("between", shape, like.dtype, like.device), plan.empty("places", shape, torch.int32, like.device)
+    if not has_tiles():
+        raise Declined(f"rows of {n_cols} elements of {like.dtype} are sorted on NVIDIA's GPUs only")
+    items = triton.next_power_of_2(triton.cdiv(n_cols, THREADS.value))
+    scratch = scratch_of(plan, n_rows, items * THREADS.value, like.device)
     plan.launch(
-        _radix_kernel, (n_rows,),
-        x, x if index is None else index, values, indices, *between, n_cols, 2 * like.dtype.itemsize,
-        descending, index is not None, block, num_warps=min(max(block // 256, 1), 8),
+        _row_kernel, (n_rows,), x, x if index is None else index, values, indices, scratch, n_cols, like.dtype.itemsize,
+        descending, index is not None, items.bit_length() - 1, scratch is None, num_warps=WARPS,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""sort and topk: short rows sorted whole, or the first k of each selected and then sorted."""
+"""sort and topk: rows sorted whole, or the first k of each selected and then sorted."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from gems_ops.layout import contiguous_strides
 from gems_ops.op import ALL, BOOL, Declined, Sample, planned, result_buffer
 from gems_ops.order.bitonic import Lines, lines_of, plan_short_rows
 from gems_ops.order.few import are_few, plan_few
-from gems_ops.order.radix import is_short, plan_sorted_rows
+from gems_ops.order.radix import IN_REGISTERS, WHOLE, is_short, plan_sorted_rows
 from gems_ops.order.select import select_kernel
+from gems_ops.order.sweeps import plan_long_rows
 from gems_ops.plan import Code, Plan, Planned
 from gems_ops.samples import layouts, values
 from gems_ops.workloads import Workload, random_like
@@ -22,6 +23,8 @@ from gems_ops.workloads import Workload, random_like
 # topk reads a row in chunks that hold k, two warps for each 512 elements. 8192 rows of 128256, k 50, H200, 2026-11-22:
 # chunk 512 with 2 warps 3.9 ms in bfloat16 and 4.5 in float32, 2048 with 8 6.4 and 9.3, ATen 7.5 and 11.6.
 _LEAST_CHUNK, _MOST_K = 512, 2048
+# A program of 64-bit rows holds one, in 256 places at least: 65536 x 64 int64 1840 us, ATen 892; 8192 x 256 232 and 373 (the same).
+_LEAST_WIDE = 192
 # One program reads a row; ATen spreads long ones over several, which is faster where rows are few.
 _FEW_ROWS, _LONG_ROW = 512, 65536
 
@@ -89,6 +92,10 @@ def _specials(dtype: torch.dtype) -> Tensor:
 
 
 def _sorts(dtype: torch.dtype) -> Iterator[Sample]:
+    # rows of one tile, and of two
+    yield Sample((values((2, 300 if dtype.itemsize == 8 else 1100), dtype),), {"stable": True, "descending": True})
+    if dtype in (torch.float32, torch.int64, torch.bool):
+        yield Sample((values((1, WHOLE + 4), dtype),), {"stable": True})
     for shape in ((), (1,), (7,), (3, 5), (2, 3, 4), (2, 40)):
         yield Sample((values(shape, dtype),), {"stable": True, "dim": -1, "descending": False})
         yield Sample((values(shape, dtype),), {"stable": True, "dim": 0, "descending": True})
@@ -107,24 +114,34 @@ def _bench_sort(shape: tuple[int, ...], dim: int = -1) -> Workload:
 
 
 @planned(
-    "aten::sort.stable", dtypes=frozenset(d for d in ALL if d.itemsize <= 4), samples=_sorts, opinfo=("sort", "argsort", "msort"),
-    bench=(_bench_sort((65536, 256)), _bench_sort((8192, 1024)), _bench_sort((512, 8192), 0)),
+    "aten::sort.stable", dtypes=ALL, samples=_sorts, opinfo=("sort", "argsort", "msort"),
+    bench=(
+        *(_bench_sort(shape) for shape in ((65536, 256), (8192, 1024), (8192, 8192), (128, 128256), (1, 10_000_000), (1, 32768))),
+        _bench_sort((512, 8192), 0),
+    ),
 )  # fmt: skip
 def sort(
     self: Tensor, stable: bool | None, dim: int = -1, descending: bool = False, out: tuple[Tensor, Tensor] | None = None
 ) -> Planned:
     """The values in order along dim, nan as the greatest, and where each was. Always stable."""
     n = dimension(self, dim)
-    if not is_short(n, self.dtype):
-        raise Declined("rows this long are sorted faster by ATen")
-    plan, shape = Plan("self", "_stable", "_dim", "_descending", out=out), (self.numel() // n, n)
+    n_rows = self.numel() // n
+    if self.dtype.itemsize == 8 and n < _LEAST_WIDE and n_rows > _FEW_ROWS:
+        raise Declined(f"{n_rows} rows of {n} elements of 64 bits are sorted faster by ATen")
+    short = is_short(n, self.dtype) and (n <= IN_REGISTERS or not is_last(self, dim))
+    plan, shape = Plan("self", "_stable", "_dim", "_descending", out=out), (n_rows, n)
     # New results keep the order of the dimensions in memory.
     strides = torch.empty_like(self, device="meta").stride()
 
     def fill(rows: Code, values: Code, indices: Code, lines: Lines | None = None, to: Lines | None = None) -> None:
-        plan_short_rows(plan, rows, shape, n, descending, values, indices, lines=lines, to=to)
+        if short:
+            plan_short_rows(plan, rows, shape, n, descending, values, indices, lines=lines, to=to)
+        elif n <= WHOLE:
+            plan_sorted_rows(plan, rows, self, shape, n, descending, values, indices)
+        else:
+            plan_long_rows(plan, rows, self, shape, descending, values, indices)
 
-    return _plan_along(plan, self, dim, tuple(self.shape), strides, fill, takes_lines=True)
+    return _plan_along(plan, self, dim, tuple(self.shape), strides, fill, takes_lines=short)
 
 
 def _tops(dtype: torch.dtype) -> Iterator[Sample]:
