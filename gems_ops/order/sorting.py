@@ -23,7 +23,8 @@ from gems_ops.workloads import Workload, random_like
 # topk reads a row in chunks that hold k, two warps for each 512 elements. 8192 rows of 128256, k 50, H200, 2026-11-22:
 # chunk 512 with 2 warps 3.9 ms in bfloat16 and 4.5 in float32, 2048 with 8 6.4 and 9.3, ATen 7.5 and 11.6.
 _LEAST_CHUNK, _MOST_K = 512, 2048
-# A program of 64-bit rows holds one, in 256 places at least: 65536 x 64 int64 1840 us, ATen 892; 8192 x 256 232 and 373 (the same).
+# A program of 64-bit rows holds one, in 256 places at least: 64 x 64 int64 19 us as ATen's, 65536 x 64 1840 us and 892, but 8192 x 256
+# 232 and 373 (H100, 2026-11-27).
 _LEAST_WIDE = 192
 # One program reads a row; ATen spreads long ones over several, which is faster where rows are few.
 _FEW_ROWS, _LONG_ROW = 512, 65536
@@ -126,8 +127,8 @@ def sort(
     """The values in order along dim, nan as the greatest, and where each was. Always stable."""
     n = dimension(self, dim)
     n_rows = self.numel() // n
-    if self.dtype.itemsize == 8 and n < _LEAST_WIDE and n_rows > _FEW_ROWS:
-        raise Declined(f"{n_rows} rows of {n} elements of 64 bits are sorted faster by ATen")
+    if self.dtype.itemsize == 8 and n < _LEAST_WIDE:
+        raise Declined(f"rows of {n} elements of 64 bits are sorted as fast or faster by ATen")
     short = is_short(n, self.dtype) and (n <= IN_REGISTERS or not is_last(self, dim))
     plan, shape = Plan("self", "_stable", "_dim", "_descending", out=out), (n_rows, n)
     # New results keep the order of the dimensions in memory.

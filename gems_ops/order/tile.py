@@ -1,8 +1,8 @@
 """A tile of a stable radix sort: eight bits of each item at a time, in shared memory.
 
 A program has 256 threads, each of them items of 64 bits in a tuple of tensors [256]. The tile's order: a warp's items
-follow each other, 32 at a time. NATIVE: in PTX (see ptx.py); else, on the interpreter, by Triton's own sort through
-global memory, `scratch_ptr`, of int64 [tile]. ITEMS is a power of two, and LOG its exponent.
+follow each other, 32 at a time. NATIVE: in PTX (see ptx.py); else, on the interpreter, through global memory,
+`scratch_ptr`, of int64 [tile]. ITEMS is a power of two, and LOG its exponent.
 """
 
 from __future__ import annotations
@@ -71,18 +71,20 @@ def digits_of(items, shift, ITEMS: tl.constexpr):
 
 
 @triton.jit
-def _by_tritons_sort(digits, t, scratch_ptr, ITEMS: tl.constexpr):
+def _by_counting(digits, t, scratch_ptr, ITEMS: tl.constexpr):
     own = places(t, ITEMS)
     for j in tl.static_range(ITEMS):
         tl.store(scratch_ptr + own + 32 * j, digits[j].to(tl.int64))
     i = tl.arange(0, THREADS * ITEMS)
-    digit = tl.load(scratch_ptr + i).to(tl.int32)
-    tl.store(scratch_ptr + tl.sort(digit * (THREADS * ITEMS) + i) % (THREADS * ITEMS), i.to(tl.int64))
+    equal = (tl.load(scratch_ptr + i)[:, None] == tl.arange(0, THREADS)[None, :]).to(tl.int32)
+    count = tl.sum(equal, 0)
+    start = tl.cumsum(count, 0) - count
+    place = tl.sum(equal * (start[None, :] + tl.cumsum(equal, 0) - 1), 1)
+    tl.store(scratch_ptr + i, place.to(tl.int64))
     found = ()
     for j in tl.static_range(ITEMS):
         found = found + (tl.load(scratch_ptr + own + 32 * j).to(tl.int32),)
-    count = tl.histogram(digit, THREADS)
-    return found, count, tl.cumsum(count, 0) - count
+    return found, count, start
 
 
 @triton.jit
@@ -93,7 +95,7 @@ def ranked(digits, t, memory, scratch_ptr, LOG: tl.constexpr, NATIVE: tl.constex
         found = tl.inline_asm_elementwise(_RANKED[LOG], _RANKED_KINDS[LOG], digits + (t, memory), dtype=_RANKED_TYPES[LOG], is_pure=False, pack=1)
         return found[:ITEMS], found[ITEMS], found[ITEMS + 1]
     else:
-        return _by_tritons_sort(digits, t, scratch_ptr, ITEMS)
+        return _by_counting(digits, t, scratch_ptr, ITEMS)
 
 
 @triton.jit

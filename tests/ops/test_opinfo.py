@@ -36,6 +36,8 @@ BRIEF = not ON_GPU and "OPINFO_SAMPLES" not in os.environ
 KINDS = frozenset({torch.float32, torch.bfloat16, torch.int64, torch.bool})
 # hardtanh's gradient at nan is 0 in ATen's CPU kernel, grad_output in torch/_decomp and in ours. On a GPU it is compared.
 NAN_GRADIENT = frozenset() if ON_GPU else frozenset({"nn.functional.hardtanh"})
+# Unless asked to be stable, ATen's CPU sorts leave equal elements in any order. On a GPU they never do, and are compared as called.
+UNSTABLE = frozenset() if ON_GPU else frozenset({"sort", "argsort"})
 ERRORS = (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError)
 
 
@@ -80,7 +82,13 @@ def samples_of(info: OpInfo, dtype: torch.dtype, grad: bool, most: int) -> list[
     except ValueError:  # where's reference inputs ask for gradients of a bool tensor
         every = list(info.sample_inputs(here, dtype, requires_grad=grad))
     step = max(1, len(every) // most)
-    return every[::step]
+    return [stable(s) for s in every[::step]] if info.full_name in UNSTABLE else every[::step]
+
+
+def stable(sample: SampleInput) -> SampleInput:
+    """The same sort, of which equal elements stay in their order."""
+    given = dict(zip(("dim", "descending"), sample.args, strict=False)) | sample.kwargs
+    return SampleInput(sample.input, kwargs=given | {"stable": True})
 
 
 def layouts(sample: SampleInput) -> Iterator[SampleInput]:

@@ -93,14 +93,13 @@ def test_digits_that_all_have_alike_are_not_swept(small_tiles: int) -> None:
     assert swept(x[:4].int()) == [[0, 3], [3], [0, 3], [2, 3]]
 
 
-def test_many_short_rows_of_64_bits_are_left_to_aten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sorting, "_FEW_ROWS", 2)
+def test_short_rows_of_64_bits_are_left_to_aten() -> None:
     counts = counts_of("aten::sort.stable")
     with flag_gems.use_gems(include=["sort"]):
-        for rows in (2, 3):
+        for n in (191, 192):
             before = counts.served, counts.declined
-            torch.sort(numbers(rows, 2, dtype=torch.int64), stable=True)
-            assert (counts.served - before[0], counts.declined - before[1]) == ((1, 0) if rows == 2 else (0, 1))
+            torch.sort(numbers(2, n, dtype=torch.int64), stable=True)
+            assert (counts.served - before[0], counts.declined - before[1]) == ((1, 0) if n == 192 else (0, 1))
 
 
 @pytest.mark.parametrize("n", [65, 128, 300])
