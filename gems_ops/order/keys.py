@@ -48,9 +48,21 @@ def packed(key, cols, BITS: tl.constexpr):
 
 
 @triton.jit
-def packed_item(x, ok, index, DESCENDING: tl.constexpr):
-    """The order of each x of at most 32 bits, and below it its index; what is not there comes last."""
-    return tl.where(ok, (ordered(x, DESCENDING).to(tl.int64) << 32) | index, -1)
+def item_of(x, ok, index, WIDE: tl.constexpr, DESCENDING: tl.constexpr):
+    """What is sorted, int64: the order of each x and, but for WIDE ones of 64 bits, its index below it. What is not there comes last."""
+    if WIDE:
+        return tl.where(ok, ordered(x, DESCENDING).to(tl.int64, bitcast=True), -1)
+    else:
+        return tl.where(ok, (ordered(x, DESCENDING).to(tl.int64) << 32) | index, -1)
+
+
+@triton.jit
+def key_of(item, WIDE: tl.constexpr):
+    """The order in an item, as `ordered` made it."""
+    if WIDE:
+        return item.to(tl.uint64, bitcast=True)
+    else:
+        return (item >> 32).to(tl.uint32)
 
 
 @triton.jit

@@ -35,8 +35,8 @@ def ranked(items: int) -> tuple[str, str]:
     """Of digits ${items + 2}...: their places when sorted, $0...; how many there are of digit t, and where they begin.
 
     The elements of a warp are counted in turns of 32: lanes mark themselves at their digit, read who else did, and the
-    lowest adds their number to those before. match.any, which needs no memory, took 1.8 times as long (4096 float32, H100,
-    2026-11-27).
+    lowest adds their number to those before. With match.any, which needs no memory, 8192 rows of 4096 float32 took 1008 us,
+    so 575 (H100, 2026-11-27).
     """
     digits = [f"${items + 2 + j}" for j in range(items)]
     thread, base = f"${2 * items + 2}", f"${2 * items + 3}"

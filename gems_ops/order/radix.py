@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gems_ops.op import Declined
 from gems_ops.order.bitonic import LONGEST, plan_short_rows
-from gems_ops.order.keys import ordered, packed_item, restored
+from gems_ops.order.keys import item_of, key_of, ordered, restored
 from gems_ops.order.tile import MOST_ITEMS, THREADS, digits_of, exchanged, memory_of, places, ranked
 from gems_ops.plan import Code, Plan
 from gems_runtime import LibEntry, device
@@ -29,10 +29,11 @@ def _or(a, b):
 @triton.jit(do_not_specialize=["n_cols"])
 def _row_kernel(
     x_ptr, from_ptr, values_ptr, indices_ptr, scratch_ptr, n_cols,
-    PASSES: tl.constexpr, DESCENDING: tl.constexpr, FROM: tl.constexpr, LOG: tl.constexpr, NATIVE: tl.constexpr,
+    PASSES: tl.constexpr, DESCENDING: tl.constexpr, FROM: tl.constexpr, LOG: tl.constexpr,
 ):  # fmt: skip
     """One row of [rows, n_cols] a program, to values and indices. FROM: indices are those of from_ptr."""
     ITEMS: tl.constexpr = 1 << LOG
+    NATIVE: tl.constexpr = scratch_ptr is None
     # An item is the order and, in the lower half, the column; of 64-bit types the columns are items of their own.
     WIDE: tl.constexpr = PASSES == 8
     row = tl.program_id(0).to(tl.int64) * n_cols
@@ -48,11 +49,9 @@ def _row_kernel(
         at = own + 32 * j
         x = tl.load(x_ptr + at, mask=at < n_cols, other=0)
         differ |= tl.where(at < n_cols, (ordered(x, False) ^ ordered(first, False)).to(tl.int64), 0)
+        items = items + (item_of(x, at < n_cols, at, WIDE, DESCENDING),)
         if WIDE:
-            items = items + (tl.where(at < n_cols, ordered(x, DESCENDING).to(tl.int64, bitcast=True), -1),)
             columns = columns + (at.to(tl.int64),)
-        else:
-            items = items + (packed_item(x, at < n_cols, at, DESCENDING),)
     differ = tl.reduce(differ, 0, _or)
     for step in range(PASSES):
         # where all are alike, nothing moves
@@ -64,10 +63,8 @@ def _row_kernel(
                 columns = exchanged(columns, moved, t, memory, scratch_ptr, LOG, NATIVE)
     for j in tl.static_range(ITEMS):
         ok = own + 32 * j < n_cols
-        if WIDE:
-            key, column = items[j].to(tl.uint64, bitcast=True), columns[j]
-        else:
-            key, column = (items[j] >> 32).to(tl.uint32), items[j] & 0xFFFFFFFF
+        key = key_of(items[j], WIDE)
+        column = columns[j] if WIDE else items[j] & 0xFFFFFFFF
         tl.store(values_ptr + row + own + 32 * j, restored(key, x_ptr, column, ok, DESCENDING), mask=ok)
         index = tl.load(from_ptr + row + column, mask=ok, other=0).to(tl.int64) if FROM else column
         tl.store(indices_ptr + row + own + 32 * j, index, mask=ok)
@@ -109,5 +106,5 @@ def plan_sorted_rows(
     scratch = scratch_of(plan, n_rows, items * THREADS.value, like.device)
     plan.launch(
         _row_kernel, (n_rows,), x, x if index is None else index, values, indices, scratch, n_cols, like.dtype.itemsize,
-        descending, index is not None, items.bit_length() - 1, scratch is None, num_warps=WARPS,
+        descending, index is not None, items.bit_length() - 1, num_warps=WARPS,
     )  # fmt: skip

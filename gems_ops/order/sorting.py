@@ -114,11 +114,20 @@ def _bench_sort(shape: tuple[int, ...], dim: int = -1) -> Workload:
     return Workload("x".join(map(str, shape)) + f" dim {dim}", make)
 
 
+def _bench_sort_int64(shape: tuple[int, ...], bits: int) -> Workload:
+    def make(dtype: torch.dtype, where: torch.device) -> tuple[tuple, dict]:
+        return (torch.randint(0, 1 << bits, shape, dtype=dtype, device=where),), {"stable": True}
+
+    return Workload("x".join(map(str, shape)) + f" of {bits} bits", make, dtypes=(torch.int64,))
+
+
 @planned(
     "aten::sort.stable", dtypes=ALL, samples=_sorts, opinfo=("sort", "argsort", "msort"),
     bench=(
-        *(_bench_sort(shape) for shape in ((65536, 256), (8192, 1024), (8192, 8192), (128, 128256), (1, 10_000_000), (1, 32768))),
-        _bench_sort((512, 8192), 0),
+        *(_bench_sort(shape) for shape in ((65536, 256), (8192, 1024), (8192, 4096), (8192, 8192), (128, 128256))),
+        *(_bench_sort((1, n)) for n in (10_000_000, 1 << 20, 32768)), _bench_sort((512, 8192), 0),
+        *(_bench_sort_int64(shape, 32) for shape in ((8192, 1024), (8192, 4096), (1, 10_000_000))),
+        *(_bench_sort_int64((1, n), 8) for n in (1 << 20, 32768)),
     ),
 )  # fmt: skip
 def sort(

@@ -18,12 +18,12 @@ from gems_ops.create.fill import fill_dense
 from gems_ops.layout import INT32_EXTENT
 from gems_ops.op import Declined
 from gems_ops.order import ptx
-from gems_ops.order.keys import ordered, packed_item, restored
+from gems_ops.order.keys import item_of, key_of, ordered, restored
 from gems_ops.order.radix import WARPS, has_tiles, scratch_of
 from gems_ops.order.tile import TALLIED, THREADS, cleared_tallies, counted_before, digits_of, exchanged, looked_up, memory_of, places, ranked, tallies, tally
 from gems_ops.plan import Code, Plan
 from gems_ops.reduce.engine import sm_count
-from gems_runtime import LibEntry, device
+from gems_runtime import LibEntry
 
 MOST = ptx.THERE  # elements of a row are fewer
 # Items of a thread, of types to 32 bits and of 64: 128 rows of 128256 float32 700 us, with 8 of them 835 (H100, 2026-11-27).
@@ -95,13 +95,10 @@ def _starts_kernel(state_ptr, n, tiles, PASSES: tl.constexpr):
 
 @triton.jit
 def _item(x_ptr, keys_ptr, at, n, from_x, WIDE: tl.constexpr, DESCENDING: tl.constexpr):
-    """The order of an element and, but for WIDE, below it where it was."""
+    """An element's item, from x or from where the sweep before left it."""
     if from_x:
         x = tl.load(x_ptr + at, mask=at < n, other=0)
-        if WIDE:
-            item = tl.where(at < n, ordered(x, DESCENDING).to(tl.int64, bitcast=True), -1)
-        else:
-            item = packed_item(x, at < n, at, DESCENDING)
+        item = item_of(x, at < n, at, WIDE, DESCENDING)
     else:
         item = tl.load(keys_ptr + at, mask=at < n, other=-1)
     return item
@@ -120,7 +117,7 @@ def _index(indices_ptr, at, n, from_x):
 @triton.jit(do_not_specialize=["n_rows", "n", "tiles", "step"])
 def _sweep_kernel(
     x_ptr, keys_ptr, places_ptr, values_ptr, indices_ptr, state_ptr, scratch_ptr,
-    n_rows, n, tiles, step, PASSES: tl.constexpr, DESCENDING: tl.constexpr, LOG: tl.constexpr, NATIVE: tl.constexpr,
+    n_rows, n, tiles, step, PASSES: tl.constexpr, DESCENDING: tl.constexpr, LOG: tl.constexpr,
 ):  # fmt: skip
     """Items go from keys [2, rows, n], and of 64-bit types places [2, rows, n], to the other half; first from x, last to results.
 
@@ -128,6 +125,7 @@ def _sweep_kernel(
     """
     ITEMS: tl.constexpr = 1 << LOG
     TILE: tl.constexpr = THREADS * ITEMS
+    NATIVE: tl.constexpr = scratch_ptr is None
     WIDE: tl.constexpr = PASSES == 8
     turn = tl.atomic_add(state_ptr + step, 1, sem="relaxed")
     row, tile = (turn % n_rows).to(tl.int64), turn // n_rows
@@ -166,10 +164,8 @@ def _sweep_kernel(
         ok = own + 32 * j < n - tile * TILE
         to = bases[j] + own + 32 * j
         if to_results:
-            if WIDE:
-                key, index = items[j].to(tl.uint64, bitcast=True), indices[j]
-            else:
-                key, index = (items[j] >> 32).to(tl.uint32), items[j] & 0xFFFFFFFF
+            key = key_of(items[j], WIDE)
+            index = indices[j] if WIDE else items[j] & 0xFFFFFFFF
             tl.store(values_ptr + first + to, restored(key, x_ptr, index, ok, DESCENDING), mask=ok)
             tl.store(indices_ptr + first + to, index, mask=ok)
         else:
@@ -196,14 +192,13 @@ def plan_long_rows(
     state = plan.empty("state", (n_state,), torch.int32, where)
     fill_dense(plan, state, n_zeroed, torch.int32, 0)
     programs = max(1, min(_PROGRAMS_PER_SM * max(sm_count(), 1) // n_rows, triton.cdiv(n, THREADS.value * TALLIED.value)))
-    native = not device.interpreted()
-    plan.launch(_count_kernel, (n_rows * programs,), x, state, n_rows, n, programs, passes, descending, native, num_warps=WARPS)
+    scratch = scratch_of(plan, n_rows * tiles, tile, where)
+    plan.launch(_count_kernel, (n_rows * programs,), x, state, n_rows, n, programs, passes, descending, scratch is None, num_warps=WARPS)
     plan.launch(_starts_kernel, (n_rows,), state, n, tiles, passes, num_warps=4)
     keys = plan.empty("keys", (2, n_rows, n), torch.int64, where)
     numbers = plan.empty("numbers", (2, n_rows, n), torch.int32, where) if passes == 8 else None
-    scratch = scratch_of(plan, n_rows * tiles, tile, where)
     for step in range(passes):
         plan.launch(
             _sweep_kernel, (n_rows * tiles,), x, keys, numbers, values, indices, state, scratch, n_rows, n, tiles, step,
-            passes, descending, items.bit_length() - 1, native, num_warps=WARPS,
+            passes, descending, items.bit_length() - 1, num_warps=WARPS,
         )  # fmt: skip

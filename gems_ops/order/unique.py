@@ -183,7 +183,7 @@ def _samples(dtype: torch.dtype) -> Iterator[Sample]:
         yield Sample((torch.tensor([1.0, float("nan"), -0.0, 0.0, float("nan"), 1.0], dtype=dtype),), {"return_counts": True})
 
 
-@planned("aten::_unique2", dtypes=ALL, samples=_samples, opinfo=("unique",), bench=(_bench(4096), _bench(1 << 24)), waits=True)
+@planned("aten::_unique2", dtypes=ALL, samples=_samples, opinfo=("unique",), bench=(_bench(4096), _bench(100_000), _bench(1 << 24)), waits=True)
 def unique(self: Tensor, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False) -> Planned:  # noqa: A002
     """The distinct elements in order, for each element which it is, and how often each occurs."""
     # of truth values ATen's CUDA kernel returns the counts always, and no tensor at all for places nobody asked for

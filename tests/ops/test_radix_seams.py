@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import pytest
 import torch
 from test_order_seams import numbers, place
@@ -38,13 +40,17 @@ def any_bits(*shape: int, dtype: torch.dtype) -> Tensor:
 
 
 @pytest.fixture
-def small_tiles(monkeypatch: pytest.MonkeyPatch) -> int:
-    """Tiles as small as they can be, and rows of more than one are swept. The elements of one."""
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Tiles as small as they can be, and rows of more than one are swept, or the test fails. The elements of one."""
+    planned = []
+    for module in (sorting, sweeps, unique):
+        monkeypatch.setattr(module, "plan_long_rows", lambda *args, stock=sweeps.plan_long_rows: (planned.append(1), stock(*args)))
     monkeypatch.setattr(sweeps, "_ITEMS", 1)
     monkeypatch.setattr(sweeps, "_ITEMS_WIDE", 1)
     monkeypatch.setattr(sorting, "WHOLE", THREADS.value)
     monkeypatch.setattr(sorting, "IN_REGISTERS", 0)
-    return THREADS.value
+    yield THREADS.value
+    assert planned, "nothing was swept"
 
 
 @pytest.mark.parametrize("n, descending", [(513, False), (1024, True), (1030, False)])
@@ -70,6 +76,16 @@ def test_nans_and_zeros_keep_their_bits(dtype: torch.dtype, small_tiles: int) ->
     check_sorted(place(x[:200].view(1, -1)), descending=True)
 
 
+@pytest.mark.parametrize("call, result", [(lambda x: x.sort().indices, "indices"), (torch.argsort, "indices"), (torch.msort, "values")])
+def test_sorts_that_do_not_ask_for_it_are_stable(call: Callable[[Tensor], Tensor], result: str, small_tiles: int) -> None:
+    x = numbers(1 + 2 * small_tiles, dtype=torch.int16, spread=3)
+    served = counts_of("aten::sort.stable").served
+    with flag_gems.use_gems(include=["sort"]):
+        got = call(x)
+    assert counts_of("aten::sort.stable").served == served + 1
+    assert torch.equal(got.cpu(), getattr(x.cpu().sort(stable=True), result))
+
+
 def swept(x: Tensor) -> list[list[int]]:
     """For each row the digits that are swept over, of those from the lowest."""
     rows, n = x.shape
@@ -80,7 +96,7 @@ def swept(x: Tensor) -> list[list[int]]:
     expected = x.sort(stable=True)
     assert torch.equal(values, expected.values) and torch.equal(indices, expected.indices)
     passes = x.dtype.itemsize
-    words = state[8 + rows * passes * THREADS.value : -rows * passes].view(2, rows, -1)
+    words = state[sweeps._TURNS.value + rows * passes * THREADS.value : -rows * passes].view(2, rows, -1)
     assert words[1].any() and not words[0].any(), "each sweep clears what tiles of the next wait for"
     return [row.nonzero().flatten().tolist() for row in state[-rows * passes :].view(rows, -1)]
 
